@@ -1,0 +1,84 @@
+"""The alarm: which non-finite values are about to have consequences. Two stages, a cheap tripwire and the exact verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..torch_private import foreach_norm
+from .frames import RawStack
+from .statistics import is_finite
+from .tape import GlueOp, Token, version_of
+
+Named = tuple[str, torch.Tensor]
+
+
+@dataclass(slots=True)
+class Alarm:
+    """A non-finite value is about to have consequences. Live: holds tensors, for the tracer alone."""
+
+    kind: str  # "loss" | "gradient" | "parameter" | "result" | "write"
+    where: str  # a sentence for the report
+    step: int
+    tokens: list[Token] = field(default_factory=list)  # the symptom on the tape
+    named: list[Named] = field(default_factory=list)  # bad gradients or parameters, by parameter name
+    stack: RawStack = ()
+    optimizer: torch.optim.Optimizer | None = None
+    write: GlueOp | None = None  # for "write": the op that was about to write a parameter
+    value: float | None = None
+
+
+@dataclass(slots=True)
+class Pending:
+    """A non-finite loss was given to `backward`; nothing has used its gradients yet."""
+
+    root: Token
+    value: float
+    gradients: dict[str, tuple[int, int]]  # parameter name -> identity and version of its gradient after the backward
+
+    def still_there(self, parameters: Sequence[Named]) -> bool:
+        """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""
+        for name, parameter in parameters:
+            known = self.gradients.get(name)
+            if known is not None and parameter.grad is not None and id(parameter.grad) == known[0]:
+                if not was_zeroed(parameter.grad, known[1]):
+                    return True
+        return False
+
+
+def was_zeroed(gradient: torch.Tensor, version: int) -> bool:
+    """Whether a gradient was set to zero in place since it had this version."""
+    return version_of(gradient) != version and not bool(gradient.any())
+
+
+def gradients_of(parameters: Sequence[Named]) -> list[Named]:
+    """The gradients that are there, under their parameters' names."""
+    return [(name, parameter.grad) for name, parameter in parameters if parameter.grad is not None]
+
+
+def total_norm(tensors: list[torch.Tensor]) -> float:
+    """The 2-norm over all tensors, in one read per device. Non-finite is a tripwire, not a verdict (squares overflow)."""
+    total = 0.0
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        if tensor.layout is torch.strided and tensor.is_floating_point() and tensor.element_size() > 1:
+            by_device.setdefault(tensor.device, []).append(tensor.detach())
+    for group in by_device.values():
+        norms = torch.stack([norm.float() if norm.dtype is not torch.float32 else norm for norm in foreach_norm(group)])
+        total += float(torch.linalg.vector_norm(norms)) ** 2
+    return total**0.5
+
+
+def first_bad(tensors: Sequence[Named]) -> list[Named]:
+    """The tensors that hold a NaN or an infinity: the exact verdict."""
+    return [(name, tensor) for name, tensor in tensors if not is_finite(tensor)]
+
+
+def scalar_value(tensor: Any) -> float | None:
+    """The value of a 0-dim real floating tensor, else None."""
+    if isinstance(tensor, torch.Tensor) and tensor.dim() == 0 and tensor.is_floating_point() and not tensor.is_meta:
+        return float(tensor.detach())
+    return None

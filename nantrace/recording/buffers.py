@@ -1,0 +1,46 @@
+"""Buffers that a call changes (running statistics, counters), kept as they were before it."""
+
+from __future__ import annotations
+
+import torch
+
+from ..torch_private import own_buffers
+from .tape import version_of
+
+_LIMIT = 1 << 26  # bytes of buffers kept per call; larger ones are left, and a replay sees their new values
+
+
+class BufferKeeper:
+    """Learns which buffers change, and copies those before each call.
+
+    Running statistics are known to change; any other buffer is noticed by its version after its first change.
+    """
+
+    def __init__(self) -> None:
+        self._changing: set[int] = set()
+        self._versions: list[tuple[torch.Tensor, int]] = []
+
+    def before(self, owners: list[tuple[str, torch.nn.Module]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The changing buffers of these modules (path, module), with copies of their values, by full name."""
+        kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._versions.clear()
+        held = 0
+        for path, owner in owners:
+            statistics = owner.training and getattr(owner, "track_running_stats", False)
+            for name, buffer in own_buffers(owner).items():
+                if buffer is None:
+                    continue
+                if statistics or id(buffer) in self._changing:
+                    held += buffer.numel() * buffer.element_size()
+                    if held <= _LIMIT:
+                        kept[f"{path}.{name}" if path else name] = (buffer, buffer.detach().clone())
+                else:
+                    self._versions.append((buffer, version_of(buffer)))
+        return kept
+
+    def after(self) -> None:
+        """Notice the buffers that the call has changed."""
+        for buffer, version in self._versions:
+            if version_of(buffer) != version:
+                self._changing.add(id(buffer))
+        self._versions.clear()

@@ -1,0 +1,123 @@
+"""Python frames, captured in a microsecond and read later.
+
+A live stack is kept as (code object, instruction offset) pairs, which hold no frame and no local
+variable. Turning them into lines, and on Python 3.11+ into the exact sub-expression, happens only in a report.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import sysconfig
+from types import CodeType, FrameType
+
+import torch
+
+from ..model import Frame, Source
+
+RawStack = tuple[tuple[CodeType, int], ...]  # innermost first
+
+_LIMIT = 80
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_NANTRACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARY_PARTS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_STANDARD = tuple(
+    os.path.abspath(path) + os.sep for key in ("stdlib", "platstdlib") if (path := sysconfig.get_path(key))
+)
+
+
+def raw_stack(frame: FrameType | None) -> RawStack:
+    """The stack from this frame outward, innermost first."""
+    found: list[tuple[CodeType, int]] = []
+    while frame is not None and len(found) < _LIMIT:
+        found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def raw_stack_here(skip: int = 1) -> RawStack:
+    """The stack of the caller's caller (`skip` frames up), innermost first."""
+    return raw_stack(sys._getframe(skip + 1))
+
+
+def is_torch(code: CodeType) -> bool:
+    """Whether the code belongs to torch itself, or to nantrace."""
+    file = code.co_filename
+    return file.startswith((_TORCH, _NANTRACE)) or file.startswith("<__array_function__")
+
+
+def is_library(code: CodeType) -> bool:
+    """Whether the code belongs to an installed package or the standard library."""
+    file = code.co_filename
+    if any(part in file for part in _LIBRARY_PARTS):
+        return True
+    return file.startswith(_STANDARD) or file.startswith("<frozen")
+
+
+def innermost_outside_torch(stack: RawStack) -> int | None:
+    """The position of the innermost frame outside torch, or None."""
+    return next((i for i, (code, _) in enumerate(stack) if not is_torch(code)), None)
+
+
+def innermost_user(stack: RawStack) -> int | None:
+    """The position of the innermost frame of the user's own code (no installed package), or None."""
+    return next((i for i, (code, _) in enumerate(stack) if not is_torch(code) and not is_library(code)), None)
+
+
+def source_at(stack: RawStack, position: int) -> Source:
+    """The source of one frame, with the stack that led to it (frames of torch left out)."""
+    frame = _read(*stack[position])
+    outward = [_read(code, offset) for code, offset in stack[position:] if not is_torch(code)]
+    return Source(
+        frame.file,
+        frame.line,
+        frame.function,
+        frame.code,
+        frame.expression,
+        tuple(reversed(outward)),
+        _context(frame.file, frame.line),
+    )
+
+
+def _read(code: CodeType, offset: int) -> Frame:
+    line, expression = code.co_firstlineno, ""
+    if hasattr(code, "co_positions"):
+        start, end, left, right = _positions(code, offset)
+        line = start or line
+        expression = _expression(code.co_filename, start, end, left, right)
+    else:
+        line = _line_of(code, offset)
+    return Frame(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip(), expression)
+
+
+def _positions(code: CodeType, offset: int) -> tuple[int | None, int | None, int | None, int | None]:
+    for i, position in enumerate(code.co_positions()):
+        if i == offset // 2:
+            return position
+    return None, None, None, None
+
+
+def _line_of(code: CodeType, offset: int) -> int:
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= offset < end and number is not None:
+            line = number
+    return line
+
+
+def _expression(file: str, start: int | None, end: int | None, left: int | None, right: int | None) -> str:
+    if start is None or end is None or left is None or right is None or end - start > 12:
+        return ""
+    lines = [linecache.getline(file, number).rstrip("\n") for number in range(start, end + 1)]
+    if not all(lines[:1]):
+        return ""
+    encoded = [line.encode() for line in lines]  # columns are counted in UTF-8 bytes
+    encoded[-1] = encoded[-1][:right]
+    encoded[0] = encoded[0][left:]
+    return " ".join(part.decode(errors="replace").strip() for part in encoded)
+
+
+def _context(file: str, line: int) -> tuple[tuple[int, str], ...]:
+    numbers = range(max(1, line - 3), line + 4)
+    return tuple((n, text.rstrip("\n")) for n in numbers if (text := linecache.getline(file, n)))

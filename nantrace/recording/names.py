@@ -1,0 +1,94 @@
+"""Which module is which: module paths of everything watched, found by identity."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ..torch_private import own_buffers
+
+# names that torch's own wrappers put into a path (torch.compile, FSDP, activation checkpointing)
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTree:
+    """The submodules of one module, in `modules()` order, and those that own buffers with their paths."""
+
+    modules: list[torch.nn.Module]
+    buffer_owners: list[tuple[str, torch.nn.Module]]
+
+
+class ModuleNames:
+    """The paths of the watched modules and the names of their parameters.
+
+    The paths are those of each root's own `named_modules()`.
+    """
+
+    def __init__(self, roots: tuple[torch.nn.Module, ...]) -> None:
+        self.roots = roots
+        self.paths: dict[int, tuple[torch.nn.Module, str]] = {}
+        self.parameters: dict[int, tuple[torch.nn.Parameter, str]] = {}
+        self._strangers: dict[int, weakref.ref[torch.nn.Module]] = {}
+        self._trees: dict[int, ModuleTree] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the module tree again: modules may have been added or replaced."""
+        self._trees.clear()
+        for root in self.roots:
+            for path, module in root.named_modules():
+                self.paths.setdefault(id(module), (module, clean(path)))
+            for path, parameter in root.named_parameters():
+                self.parameters.setdefault(id(parameter), (parameter, clean(path)))
+
+    def path(self, module: torch.nn.Module, look_again: bool) -> str | None:
+        """The path of a watched module, or None. A module never seen before is looked for once, if `look_again`."""
+        found = self.paths.get(id(module))
+        if found is not None and found[0] is module:
+            return found[1]
+        if not look_again:
+            return None
+        stranger = self._strangers.get(id(module))
+        if stranger is not None and stranger() is module:
+            return None
+        self.refresh()
+        found = self.paths.get(id(module))
+        if found is not None and found[0] is module:
+            return found[1]
+        self._strangers[id(module)] = weakref.ref(module)
+        return None
+
+    def tree(self, module: torch.nn.Module) -> ModuleTree:
+        """The submodules of a watched module, read once until the tree is refreshed."""
+        tree = self._trees.get(id(module))
+        if tree is None:
+            children = [(clean(path), child) for path, child in module.named_modules()]
+            tree = ModuleTree(
+                [child for _, child in children],
+                [(path, child) for path, child in children if own_buffers(child)],
+            )
+            self._trees[id(module)] = tree
+        return tree
+
+    def parameter(self, tensor: torch.Tensor) -> str | None:
+        """The name of a watched parameter, or None."""
+        found = self.parameters.get(id(tensor))
+        return found[1] if found is not None and found[0] is tensor else None
+
+    def watched(self, tensors: Iterable[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+        """Those of the tensors that are watched parameters, with their names."""
+        named = ((self.parameter(tensor), tensor) for tensor in tensors)
+        return [(name, tensor) for name, tensor in named if name is not None]
+
+    def types(self) -> dict[str, str]:
+        """Module path -> type name."""
+        return {path: type(module).__name__ for module, path in self.paths.values()}
+
+
+def clean(path: str) -> str:
+    """A path without the wrappers' own names: "_orig_mod.fc" is "fc"."""
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)

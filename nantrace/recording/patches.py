@@ -1,0 +1,170 @@
+"""The process-wide places where recorders listen: module calls, the engine, optimizers, GradScaler.
+
+Everything is put in place when the first recorder starts and taken off when the last one stops, so that
+several watches can begin and end in any order. A listener's own fault never reaches the user's program.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ..torch_private import engine_arguments, patch_engine, patch_method
+
+
+class Listener(Protocol):
+    """What a recorder is told. `thread` is the thread that started it; calls in other threads are not told."""
+
+    thread: int
+
+    def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """A module's call begins."""
+
+    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+        """A module's call has ended, with its output or by an exception."""
+
+    def engine_begins(self, call: Any) -> Any:
+        """The autograd engine is about to run; what is returned is given to `engine_ends`."""
+
+    def engine_ends(self, ticket: Any, result: Any) -> None:
+        """The engine has run, or an exception left it (result None)."""
+
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """An optimizer is about to step; an exception raised here stops it."""
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has stepped."""
+
+    def scaler_scales(self, loss: Any, scaled: Any) -> None:
+        """A GradScaler has scaled a loss."""
+
+    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        """A GradScaler decides whether to step."""
+
+    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        """A GradScaler has stepped or skipped."""
+
+
+_listeners: list[Listener] = []
+_undo: list[Callable[[], object]] = []
+_lock = threading.Lock()
+
+
+def listen(listener: Listener) -> None:
+    """Start telling this listener; a failure half-way leaves nothing in place."""
+    with _lock:
+        if not _listeners:
+            try:
+                _install()
+            except BaseException:
+                _uninstall()
+                raise
+        _listeners.append(listener)
+
+
+def stop_listening(listener: Listener) -> None:
+    """Stop telling this listener; the last one to go takes every hook and patch with it."""
+    with _lock:
+        if listener in _listeners:
+            _listeners.remove(listener)
+        if not _listeners:
+            _uninstall()
+
+
+def _install() -> None:
+    _undo.append(register_module_forward_pre_hook(_before_module).remove)
+    _undo.append(register_module_forward_hook(_after_module, with_kwargs=True, always_call=True).remove)
+    _undo.append(register_optimizer_step_pre_hook(_before_optimizer).remove)
+    _undo.append(register_optimizer_step_post_hook(_after_optimizer).remove)
+    _undo.append(patch_engine(_around_engine))
+    _undo.append(patch_method(torch.amp.GradScaler, "scale", _around_scale))
+    _undo.append(patch_method(torch.amp.GradScaler, "step", _around_scaler_step))
+
+
+def _uninstall() -> None:
+    while _undo:
+        _undo.pop()()
+
+
+def _here() -> list[Listener]:
+    thread = threading.get_ident()
+    return [listener for listener in _listeners if listener.thread == thread]
+
+
+def _before_module(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    thread = threading.get_ident()
+    for listener in _listeners:
+        if listener.thread == thread:
+            listener.module_begins(module, args)
+
+
+def _after_module(module: torch.nn.Module, args: Any, *rest: Any) -> None:
+    # torch calls an always_call hook with (module, args, output) when an exception left the call,
+    # and with (module, args, kwargs, output) otherwise
+    if torch.compiler.is_compiling():
+        return
+    thread = threading.get_ident()
+    for listener in _listeners:
+        if listener.thread == thread:
+            kwargs, output = rest if len(rest) == 2 else (None, None)
+            listener.module_ends(module, args, kwargs, output, len(rest) != 2)
+
+
+def _before_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    closure = any(callable(argument) for argument in (*args[1:], kwargs.get("closure")))
+    for listener in _here():
+        listener.optimizer_begins(optimizer, closure)
+
+
+def _after_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in _here():
+        listener.optimizer_ends(optimizer)
+
+
+def _around_engine(original: Callable[..., Any]) -> Callable[..., Any]:
+    def engine(*args: Any, **kwargs: Any) -> Any:
+        told = _here()
+        if not told or torch.compiler.is_compiling():
+            return original(*args, **kwargs)
+        call = engine_arguments(args, kwargs)
+        tickets = [(listener, listener.engine_begins(call)) for listener in told]
+        result = None
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            for listener, ticket in reversed(tickets):
+                listener.engine_ends(ticket, result)
+        return result
+
+    return engine
+
+
+def _around_scale(original: Callable[..., Any]) -> Callable[..., Any]:
+    def scale(self: Any, outputs: Any) -> Any:
+        scaled = original(self, outputs)
+        for listener in _here():
+            listener.scaler_scales(outputs, scaled)
+        return scaled
+
+    return scale
+
+
+def _around_scaler_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def step(self: Any, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        told = _here()
+        for listener in told:
+            listener.scaler_begins(optimizer)
+        try:
+            return original(self, optimizer, *args, **kwargs)
+        finally:
+            for listener in told:
+                listener.scaler_ends(optimizer)
+
+    return step

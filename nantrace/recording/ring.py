@@ -1,0 +1,142 @@
+"""The ring buffer: the last `capacity` steps of events, bounded in steps and in events per step."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+from ..model import Event, History, StepRecord
+from .statistics import Board
+
+MAX_EVENTS_PER_STEP = 8192  # 128 KiB of numbers a step; past it events are counted, not kept
+
+# (kind, module path, output number, elements, dtype): everything of an event but its four numbers
+Label = tuple[str, str, int, int, torch.dtype]
+
+
+@dataclass(slots=True)
+class StepRow:
+    """One step in the ring: the labels (shared between steps that are alike) and the numbers."""
+
+    step: int
+    labels: tuple[Label, ...]
+    where: tuple[tuple[torch.device, int], ...]  # per event: the device and the row on its board
+    numbers: dict[torch.device, torch.Tensor]
+    loss: float | None
+    grad_norm: float | None
+    lr: float | None
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    events: int
+    loss: float | None
+    grad_norm: float | None
+    lr: float | None
+
+
+@dataclass(slots=True)
+class Ring:
+    """Collects the current step's events, and keeps the finished steps."""
+
+    capacity: int
+    rows: deque[StepRow] = field(init=False)
+    evicted: int = 0
+    loss: float | None = None
+    grad_norm: float | None = None
+    lr: float | None = None
+    dropped: int = 0
+    _boards: dict[torch.device, Board] = field(default_factory=dict)
+    _labels: list[Label] = field(default_factory=list)
+    _where: list[tuple[torch.device, int]] = field(default_factory=list)
+    _last_labels: tuple[Label, ...] = ()
+    _mark: _Mark | None = None
+
+    def __post_init__(self) -> None:
+        self.rows = deque(maxlen=self.capacity)
+
+    def write(self, kind: str, module: str, output: int, values: torch.Tensor) -> int | None:
+        """Record one readable tensor; returns the event's number in this step, or None past the bound."""
+        number = len(self._labels)
+        if number >= MAX_EVENTS_PER_STEP:
+            self.dropped += 1
+            return None
+        device = values.device
+        board = self._boards.get(device)
+        if board is None:
+            board = self._boards[device] = Board(device)
+        self._where.append((device, board.write(values)))
+        self._labels.append((kind, module, output, values.numel(), values.dtype))
+        return number
+
+    def peek(self, number: int) -> torch.Tensor:
+        """The four numbers of an event of the running step, on its device."""
+        device, row = self._where[number]
+        return self._boards[device].row(row)
+
+    def mark(self) -> None:
+        """Remember that the step may have ended here: `close` then leaves what came later to the next step."""
+        self._mark = _Mark(len(self._labels), self.loss, self.grad_norm, self.lr)
+
+    def close(self, step: int) -> int:
+        """End the running step at the mark (or here): its events enter the ring and the oldest step leaves it.
+
+        Returns how many events the ended step took: numbers of later events are smaller by as many from now on.
+        """
+        mark = self._mark or _Mark(len(self._labels), self.loss, self.grad_norm, self.lr)
+        if self.loss is mark.loss:  # the same object: nothing newer was noted after the mark
+            self.loss = None
+        if self.grad_norm is mark.grad_norm:
+            self.grad_norm = None
+        labels = tuple(self._labels[: mark.events])
+        if labels == self._last_labels:
+            labels = self._last_labels  # steps are alike: share the tuple, keep only the numbers
+        self._last_labels = labels
+        if len(self.rows) == self.capacity:
+            self.evicted += 1
+        where = tuple(self._where[: mark.events])
+        taken = {device: sum(1 for home, _ in where if home == device) for device in self._boards}
+        numbers = {device: board.take(taken[device]) for device, board in self._boards.items() if taken[device]}
+        self.rows.append(StepRow(step, labels, where, numbers, mark.loss, mark.grad_norm, mark.lr, self.dropped))
+        del self._labels[: mark.events]
+        self._where = [(device, row - taken[device]) for device, row in self._where[mark.events :]]
+        self.dropped = 0
+        self._mark = None
+        return mark.events
+
+    @property
+    def running(self) -> bool:
+        """Whether the running step holds anything yet."""
+        return bool(self._labels) or self.loss is not None
+
+    def first_bad_label(self, row: StepRow) -> Label | None:
+        """The first event of a finished step that was not finite (reads the device once)."""
+        for label, (device, position) in zip(row.labels, row.where, strict=True):
+            if not torch.isfinite(row.numbers[device][position, :2]).all():
+                return label
+        return None
+
+    def table(self) -> History:
+        """Everything in the ring as plain data (reads the device once per step)."""
+        steps: list[StepRecord] = []
+        events: list[Event] = []
+        for row in self.rows:
+            steps.append(StepRecord(row.step, row.loss, row.grad_norm, row.lr, len(row.labels), row.dropped))
+            numbers = {device: rows.tolist() for device, rows in row.numbers.items()}
+            for order, (label, (device, position)) in enumerate(zip(row.labels, row.where, strict=True)):
+                events.append(_event(row.step, order, label, numbers[device][position]))
+        return History(tuple(steps), tuple(events), self.capacity, self.evicted)
+
+
+def _event(step: int, order: int, label: Label, numbers: list[float]) -> Event:
+    kind, module, output, numel, dtype = label
+    low, high, total, norm = numbers
+    finite = low - low == 0 and high - high == 0
+    count = max(1, numel)
+    name = str(dtype).removeprefix("torch.")
+    return Event(
+        step, order, kind, module, output, numel, name, low, high, total / count, norm / count**0.5, finite
+    )

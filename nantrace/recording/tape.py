@@ -1,0 +1,297 @@
+"""The step tape: what ran in this step, in time order, so that it can be run again.
+
+A tensor on the tape is a `Token`. Only what a replay cannot recompute is held strongly: batches, labels,
+constants. Everything that an entry call or a glue op made is known by identity alone, through a weak reference, so
+that recording does not lengthen the life of a single activation.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .flatten import replace_leaves, replace_tensors
+from .frames import RawStack
+
+EXTERNAL, MADE, PARAMETER, GRADIENT = "external", "made", "parameter", "gradient"
+
+
+class Token:
+    """One tensor of the step, by identity.
+
+    `held` is the tensor itself for kinds "external" and "parameter"; `saved` is a copy taken before glue
+    first wrote into an external tensor, with the `version` that the copy stands for.
+    """
+
+    __slots__ = ("held", "kind", "name", "ref", "saved", "version")
+
+    def __init__(self, tensor: torch.Tensor, kind: str, name: str = "") -> None:
+        self.ref = weakref.ref(tensor)
+        self.held = tensor if kind in (EXTERNAL, PARAMETER) else None
+        self.kind = kind
+        self.name = name
+        self.version = version_of(tensor)
+        self.saved: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind} {id(self):x}>"
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """The in-place version counter, or -1 where there is none (inference tensors)."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+@dataclass(slots=True)
+class ModeState:
+    """The thread-wide switches an event ran under."""
+
+    grad: bool
+    inference: bool
+    autocast: tuple[tuple[str, bool, torch.dtype], ...]
+    autocast_cache: bool
+
+
+@dataclass(slots=True)
+class RandomState:
+    """The random streams as they stood: torch's on the CPU and on each device in use, Python's, numpy's."""
+
+    torch_cpu: torch.Tensor
+    torch_devices: tuple[tuple[int, torch.Tensor], ...]
+    python: Any
+    numpy: Any
+
+
+@dataclass(slots=True)
+class EntryCall:
+    """One outermost call of a watched module."""
+
+    module: torch.nn.Module
+    path: str
+    args: Any  # containers with tokens in place of tensors
+    kwargs: Any
+    modes: ModeState
+    random: RandomState
+    training: tuple[bool, ...]  # of the called module and its submodules, in `modules()` order
+    buffers: dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> (the buffer, its values before the call)
+    stack: RawStack
+    outputs: list[Token] = field(default_factory=list)
+    events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
+    failed: bool = False  # an exception left the call
+
+
+@dataclass(slots=True)
+class GlueOp:
+    """One op outside every watched module's call."""
+
+    func: Any
+    args: Any
+    kwargs: Any
+    outputs: list[Token]
+    grad: bool
+    stack: RawStack
+    random: RandomState | None = None
+    writes: bool = False  # the op writes into one of its arguments
+
+
+@dataclass(slots=True)
+class DataOp:
+    """A glue op on data alone (no entry call, no parameter upstream): not run again, kept to name its line."""
+
+    func: Any
+    args: Any  # weak references in place of tensors
+    outputs: list[weakref.ref[torch.Tensor]]
+    stack: RawStack
+
+
+@dataclass(slots=True)
+class EngineCall:
+    """One run of the autograd engine: `backward` (accumulating) or `autograd.grad`."""
+
+    roots: list[Token]
+    grads: list[Token | None]
+    keep_graph: bool
+    create_graph: bool
+    inputs: list[Token]
+    accumulate: bool
+    grad: bool
+    stack: RawStack
+    outputs: list[Token | None] = field(default_factory=list)  # for `autograd.grad`
+
+
+@dataclass(slots=True)
+class Update:
+    """An optimizer stepped (or a hand-written update wrote parameters): what ran before saw other weights."""
+
+    parameters: frozenset[str]
+    optimizer: str
+
+
+TapeEvent = EntryCall | GlueOp | EngineCall | Update
+
+
+class Tape:
+    """The events of the current step and the identity of their tensors, bounded in events and held bytes."""
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self.max_events = max_events
+        self.max_bytes = max_bytes
+        self.events: list[TapeEvent] = []
+        self.data_ops: list[DataOp] = []
+        self.held_bytes = 0
+        self.overflowed = ""  # why the tape stopped recording in this step, in a sentence
+        self._tokens: dict[int, Token] = {}
+        self._sweep_at = 256
+
+    def known(self, tensor: torch.Tensor) -> Token | None:
+        """The token of a tensor that is on the tape, or None."""
+        token = self._tokens.get(id(tensor))
+        return token if token is not None and token.ref() is tensor else None
+
+    def made(self, tensor: torch.Tensor) -> Token:
+        """A token for a tensor that an event has just made (or written)."""
+        token = self.known(tensor)
+        if token is None or token.kind != MADE:
+            token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        return token
+
+    def token(self, tensor: torch.Tensor) -> Token:
+        """The token of a tensor that an event reads; one that nothing on the tape made is external."""
+        return self.known(tensor) or self._external(tensor)
+
+    def named(self, tensor: torch.Tensor, kind: str, name: str) -> Token:
+        """A token for a parameter, or for a parameter's gradient."""
+        token = self.known(tensor)
+        if token is None or token.kind != kind:
+            token = self._tokens[id(tensor)] = Token(tensor, kind, name)
+        return token
+
+    def tokens_for(self, value: Any) -> Any:
+        """The value with a token in place of each tensor."""
+        return replace_tensors(value, self.token)
+
+    def add(self, event: TapeEvent) -> None:
+        """Put an event on the tape. Past the bounds the tape stops, and says why."""
+        if self.overflowed:
+            return
+        if len(self.events) >= self._sweep_at:
+            self.sweep()
+            self._sweep_at = max(256, 2 * len(self.events))
+        if len(self.events) >= self.max_events:
+            self._stop(f"the step has more than {self.max_events} calls and loss ops (max_tape_events)")
+        elif self.held_bytes > self.max_bytes:
+            self.sweep()
+            if self.held_bytes > self.max_bytes:
+                self._stop(f"the step's inputs hold more than {self.max_bytes >> 20} MiB (max_tape_bytes)")
+        if not self.overflowed:
+            self.events.append(event)
+
+    def save_before_write(self, token: Token, limit: int = 1 << 24) -> None:
+        """Copy an external tensor before glue writes into it: the ops before the write must see the old values."""
+        tensor = token.held
+        if token.kind == EXTERNAL and token.saved is None and tensor is not None:
+            if tensor.numel() * tensor.element_size() <= limit:
+                token.saved = tensor.detach().clone()
+                self.held_bytes += tensor.numel() * tensor.element_size()
+
+    def cut(self, position: int) -> None:
+        """Forget the events before `position`, and every token that only they used."""
+        del self.events[:position]
+        self._forget_unused()
+
+    def clear(self) -> None:
+        """Forget everything: a step has ended."""
+        self.events.clear()
+        self.data_ops.clear()
+        self._tokens.clear()
+        self.held_bytes = 0
+        self.overflowed = ""
+
+    def sweep(self) -> None:
+        """Forget the events whose results nobody can use any more: all dead, and read by no event that stays.
+
+        A call under no_grad whose outputs have died cannot matter. An engine call, an update and a write always stay.
+        """
+        needed: set[int] = set()
+        kept: list[TapeEvent] = []
+        for event in reversed(self.events):
+            if _matters(event, needed):
+                kept.append(event)
+                needed.update(id(token) for token in tokens_read_by(event))
+        kept.reverse()
+        self.events = kept
+        self._forget_unused()
+
+    def _forget_unused(self) -> None:
+        used = {id(token) for event in self.events for token in (*tokens_read_by(event), *tokens_made_by(event))}
+        self._tokens = {
+            key: token
+            for key, token in self._tokens.items()
+            if id(token) in used or (token.kind == MADE and token.ref() is not None)
+        }
+        self.held_bytes = sum(_bytes_of(token) for token in self._tokens.values())
+
+    def _external(self, tensor: torch.Tensor) -> Token:
+        token = self._tokens[id(tensor)] = Token(tensor, EXTERNAL)
+        self.held_bytes += tensor.numel() * tensor.element_size()
+        return token
+
+    def _stop(self, reason: str) -> None:
+        """Past a bound: start anew where nothing so far can reach a gradient (a long validation), else stop."""
+        graded = any(_records_gradient(event) for event in self.events)
+        self.clear()
+        if graded:
+            self.overflowed = reason
+
+
+def _records_gradient(event: TapeEvent) -> bool:
+    if isinstance(event, EntryCall):
+        return event.modes.grad
+    return isinstance(event, EngineCall) or (isinstance(event, GlueOp) and event.grad)
+
+
+def _bytes_of(token: Token) -> int:
+    tensor = token.held
+    if token.kind != EXTERNAL or tensor is None:
+        return 0
+    return tensor.numel() * tensor.element_size() * (2 if token.saved is not None else 1)
+
+
+def _matters(event: TapeEvent, needed: set[int]) -> bool:
+    if isinstance(event, (EngineCall, Update)) or (isinstance(event, GlueOp) and event.writes):
+        return True
+    return any(id(token) in needed or token.ref() is not None for token in tokens_made_by(event))
+
+
+def tokens_made_by(event: TapeEvent) -> list[Token]:
+    """The tokens of an event's results."""
+    if isinstance(event, Update):
+        return []
+    return [token for token in event.outputs if token is not None]
+
+
+def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
+    """The tokens of everything an event reads."""
+    if isinstance(event, (EntryCall, GlueOp)):
+        yield from tokens_in(event.args)
+        yield from tokens_in(event.kwargs)
+    elif isinstance(event, EngineCall):
+        yield from event.roots
+        yield from (token for token in event.grads if token is not None)
+        yield from event.inputs
+
+
+def tokens_in(value: Any) -> Iterator[Token]:
+    """The tokens in a value made by `Tape.tokens_for`."""
+    found: list[Token] = []
+    replace_tokens(value, lambda token: found.append(token) or token)
+    yield from found
+
+
+def replace_tokens(value: Any, replace: Callable[[Token], Any]) -> Any:
+    """The value with every token replaced."""
+    return replace_leaves(value, Token, replace)

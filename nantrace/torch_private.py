@@ -1,0 +1,137 @@
+"""Every private name of torch that nantrace uses, each with what it is for and what happens when it is gone.
+
+Nothing else in nantrace may touch an underscored name of torch; the rest imports from here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.autograd
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+
+def take_off_mode() -> Any:
+    """Take the innermost dispatch mode off this thread's stack. Without it glue could not be told from module code."""
+    return _python_dispatch._pop_mode()  # type: ignore[no-untyped-call]
+
+
+def put_on_mode(mode: Any) -> None:
+    """Put a dispatch mode back on this thread's stack; the twin of `take_off_mode`."""
+    _python_dispatch._push_mode(mode)
+
+
+def modes_on_stack() -> list[Any]:
+    """The dispatch modes of this thread, outermost first."""
+    return list(_python_dispatch._get_current_dispatch_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def sequence_number() -> int:
+    """The number that this thread's next autograd node gets: ties an op to its node. Gone: backward ops keep their own names."""
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+def running_node() -> Any:
+    """The autograd node whose backward is running, or None. Gone: backward ops keep their own names."""
+    return torch._C._current_autograd_node()
+
+
+def node_sequence_number(node: Any) -> int | None:
+    """The sequence number a node was made with, or None where it has none (AccumulateGrad)."""
+    try:
+        return int(node._sequence_nr())
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def inside_functorch() -> bool:
+    """Whether a functorch transform (vmap, grad, jvp) is running: its wrapped tensors have no values to read."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def inside_jit_trace() -> bool:
+    """Whether `torch.jit.trace` is running: our reductions would end up in its graph."""
+    return torch._C._get_tracing_state() is not None
+
+
+def run_backward(*args: Any, **kwargs: Any) -> Any:
+    """The engine itself, below every patch: the replay's way into a backward."""
+    return torch.autograd.Variable._execution_engine.run_backward(*args, **kwargs)
+
+
+def foreach_norm(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The 2-norm of each tensor in one call. Gone: one `vector_norm` per tensor."""
+    try:
+        return list(torch._foreach_norm(tensors))
+    except (AttributeError, RuntimeError):
+        return [torch.linalg.vector_norm(tensor) for tensor in tensors]
+
+
+def patch_engine(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Put `wrap(original)` where `Tensor.backward`, `autograd.backward` and `autograd.grad` all enter the engine.
+
+    Returns the function that takes it off again. Gone: AttributeError from `watch`, since no alarm could be raised.
+    """
+    return _patch(torch.autograd, "_engine_run_backward", wrap)
+
+
+def patch_method(owner: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Put `wrap(original)` in place of a method of a class; returns the function that takes it off again."""
+    return _patch(owner, name, wrap)
+
+
+def _patch(home: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    original = getattr(home, name)
+    replacement = functools.wraps(original)(wrap(original))
+    setattr(home, name, replacement)
+
+    def undo() -> None:
+        if getattr(home, name) is replacement:  # somebody patched on top of us: leave theirs alone
+            setattr(home, name, original)
+
+    return undo
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """The arguments of one engine call, as `torch.autograd` passes them."""
+
+    roots: tuple[Any, ...]
+    grads: tuple[Any, ...]
+    keep_graph: bool
+    create_graph: bool
+    inputs: tuple[Any, ...]
+    accumulate: bool
+
+
+def engine_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> EngineArguments:
+    """Read the positional arguments of `_engine_run_backward`: roots, grads, keep_graph, create_graph, inputs, ..."""
+    roots, grads, keep_graph, create_graph, inputs = (*args, None, None, None, None, None)[:5]
+    return EngineArguments(
+        tuple(roots or ()),
+        tuple(grads or ()),
+        bool(keep_graph),
+        bool(create_graph),
+        tuple(inputs or ()),
+        bool(kwargs.get("accumulate_grad", False)),
+    )
+
+
+def step_supports_scaler(optimizer: Any) -> bool:
+    """Whether GradScaler calls this optimizer's step even for infinite gradients (it then skips inside)."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def sparse_values(tensor: torch.Tensor) -> torch.Tensor:
+    """The stored values of a sparse COO tensor without coalescing it (which would sum and allocate)."""
+    return tensor.detach()._values()
+
+
+def own_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+    """A module's own buffers as the dict itself: `named_buffers` costs a generator per module and call."""
+    return module._buffers
