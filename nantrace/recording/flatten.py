@@ -29,21 +29,21 @@ def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[torch.Tensor]:
             yield from tensors_in(getattr(value, field.name, None), depth - 1)
 
 
-def named_tensors_in(value: Any, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, torch.Tensor]]:
-    """Like `tensors_in`, with a name for each that a user would write: `batch["ids"]`, `args[0]`."""
-    if isinstance(value, torch.Tensor):
+def named_leaves(value: Any, leaf: type, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """The instances of `leaf` in a value, each with a name that a user would write: `batch['ids']`, `args[0]`."""
+    if isinstance(value, leaf):
         yield name, value
     elif depth == 0:
         return
     elif isinstance(value, (tuple, list)):
         for i, item in enumerate(value):
-            yield from named_tensors_in(item, f"{name}[{i}]", depth - 1)
+            yield from named_leaves(item, leaf, f"{name}[{i}]", depth - 1)
     elif isinstance(value, Mapping):
         for key, item in list(value.items()):
-            yield from named_tensors_in(item, f"{name}[{key!r}]", depth - 1)
+            yield from named_leaves(item, leaf, f"{name}[{key!r}]", depth - 1)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from named_tensors_in(getattr(value, field.name, None), f"{name}.{field.name}", depth - 1)
+            yield from named_leaves(getattr(value, field.name, None), leaf, f"{name}.{field.name}", depth - 1)
 
 
 def replace_tensors(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = _DEPTH) -> Any:

@@ -58,8 +58,8 @@ def nature(func: Any) -> tuple[bool, bool]:
     return bool(func._schema.is_mutable), torch.Tag.nondeterministic_seeded in func.tags
 
 
-def lift(mode: GlueMode) -> list[Any] | None:
-    """Take our mode out of the stack; returns the user's modes above it (outermost first), or None where it was not there.
+def lift(mode: TorchDispatchMode) -> list[Any] | None:
+    """Take a mode of ours out of the stack; returns the user's modes above it (outermost first), or None where it was not there.
 
     The user's modes stay on: only ours is gone between `lift` and `put_back`.
     """
@@ -77,8 +77,8 @@ def lift(mode: GlueMode) -> list[Any] | None:
     return above
 
 
-def put_back(mode: GlueMode, above: list[Any] | None) -> None:
-    """Put our mode back where `lift` took it from: below those of the user's modes that are still there."""
+def put_back(mode: TorchDispatchMode, above: list[Any] | None) -> None:
+    """Put a mode of ours back where `lift` took it from: below those of the user's modes that are still there."""
     if above is None:
         return
     stack = modes_on_stack()

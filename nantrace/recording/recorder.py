@@ -196,7 +196,7 @@ class Recorder:
         try:
             if entry is not None:
                 entry.failed = failed
-                entry.kwargs = self.tape.tokens_for(kwargs or {})
+                entry.kwargs = self.tape.tokens_for((_kwargs_of_failed(entry.module) if failed else kwargs) or {})
                 entry.outputs = [self.tape.made(tensor) for tensor in tensors_in(output)]
                 self._buffers.after()
                 self.tape.add(entry)
@@ -626,6 +626,17 @@ class Recorder:
         self.faults += 1
         if self.faults == 1:
             log.warning("nantrace: a fault of its own, recording goes on without that part: %r", error, exc_info=error)
+
+
+def _kwargs_of_failed(module: torch.nn.Module) -> dict[str, Any]:
+    """The keyword arguments of a call that an exception is leaving: torch's hook does not get them, its frame has them."""
+    trace = sys.exc_info()[2]
+    while trace is not None:
+        names = trace.tb_frame.f_locals
+        if trace.tb_frame.f_code.co_name == "_call_impl" and names.get("self") is module:
+            return dict(names.get("kwargs") or {})
+        trace = trace.tb_next
+    return {}
 
 
 def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -112,23 +112,23 @@ class Ring:
         """Whether the running step holds anything yet."""
         return bool(self._labels) or self.loss is not None
 
-    def first_bad_label(self, row: StepRow) -> Label | None:
-        """The first event of a finished step that was not finite (reads the device once)."""
-        for label, (device, position) in zip(row.labels, row.where, strict=True):
-            if not torch.isfinite(row.numbers[device][position, :2]).all():
-                return label
-        return None
-
-    def table(self) -> History:
-        """Everything in the ring as plain data (reads the device once per step)."""
+    def table(self, running_step: int) -> History:
+        """Everything in the ring as plain data, the running step under this number (reads the device once per step)."""
         steps: list[StepRecord] = []
         events: list[Event] = []
-        for row in self.rows:
+        for row in (*self.rows, *self._running_row(running_step)):
             steps.append(StepRecord(row.step, row.loss, row.grad_norm, row.lr, len(row.labels), row.dropped))
             numbers = {device: rows.tolist() for device, rows in row.numbers.items()}
             for order, (label, (device, position)) in enumerate(zip(row.labels, row.where, strict=True)):
                 events.append(_event(row.step, order, label, numbers[device][position]))
         return History(tuple(steps), tuple(events), self.capacity, self.evicted)
+
+    def _running_row(self, step: int) -> list[StepRow]:
+        if not self.running:
+            return []
+        numbers = {device: board.rows() for device, board in self._boards.items() if board.used}
+        where = tuple(self._where)
+        return [StepRow(step, tuple(self._labels), where, numbers, self.loss, self.grad_norm, self.lr, self.dropped)]
 
 
 def _event(step: int, order: int, label: Label, numbers: list[float]) -> Event:

@@ -47,9 +47,13 @@ class Board:
         self.used = row + 1
         return row
 
+    def rows(self) -> torch.Tensor:
+        """The rows written so far as one new (used, 4) float32 tensor on the device."""
+        return torch.cat(self._chunks)[: self.used] if len(self._chunks) > 1 else self._chunks[0][: self.used].clone()
+
     def take(self, count: int) -> torch.Tensor:
-        """The first `count` rows as a new (count, 4) float32 tensor on the device; the rows after them move to the front."""
-        rows = torch.cat(self._chunks)[: self.used] if len(self._chunks) > 1 else self._chunks[0][: self.used].clone()
+        """The first `count` rows as a new (count, 4) tensor; the rows after them move to the front."""
+        rows = self.rows()
         for number in range(count, self.used):
             self.row(number - count).copy_(rows[number])
         self.used -= count

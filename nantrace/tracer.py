@@ -1,0 +1,269 @@
+"""`watch`: one line around a training loop. Joins recording, tracing, diagnosis and the report."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import DumpError, NantraceError, NotAModuleError, NumericalAnomaly, NumericalAnomalyWarning, OptionError, WatchError
+from .recording.alarm import Alarm
+from .recording.recorder import Recorder
+from .report import Report
+from .tracing.trace import trace
+
+log = logging.getLogger("nantrace")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_ON_ANOMALY = ("raise", "warn")
+_LEVELS = ("module", "loss")
+_watched: list[tuple[torch.nn.Module, Tracer]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of one watch, checked."""
+
+    on_anomaly: str | Callable[[Report], object] = "raise"
+    dump_dir: str | os.PathLike[str] | None = None
+    capacity: int = 100
+    level: str = "module"
+    strict: bool = False
+    replay: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.on_anomaly) and self.on_anomaly not in _ON_ANOMALY:
+            raise OptionError(f"on_anomaly={self.on_anomaly!r}: give {_choice(_ON_ANOMALY)} or a function of the report")
+        if self.level not in _LEVELS:
+            raise OptionError(f"level={self.level!r}: give {_choice(_LEVELS)}")
+        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
+            raise OptionError(f"capacity={self.capacity!r}: give the number of steps to keep, an int of at least 1")
+        for name in ("strict", "replay"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name}={getattr(self, name)!r}: give True or False")
+        if self.dump_dir is not None and not isinstance(self.dump_dir, (str, os.PathLike)):
+            raise OptionError(f"dump_dir={self.dump_dir!r}: give a folder's path, or None for no dumps")
+
+
+def _choice(values: tuple[str, ...]) -> str:
+    return ", ".join(repr(value) for value in values)
+
+
+def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
+    """Watch one or more modules while they train.
+
+    Use it as a context manager around the training loop (or around one step), as a decorator of the function that
+    trains, or through `start()` and `stop()`. Options, all by keyword:
+
+    - `on_anomaly`: "raise" (`NumericalAnomaly`, before the optimizer uses the gradients), "warn"
+      (`NumericalAnomalyWarning`, the run goes on as it would have), or a function that is given the report.
+    - `dump_dir`: a folder that gets one dump per anomaly. None: no file.
+    - `capacity`: how many steps of statistics the ring buffer keeps (default 100).
+    - `level`: "module" (default: statistics of every module's outputs and gradients) or "loss" (only the
+      checks of loss, gradients and parameters).
+    - `strict`: also raise on a NaN in a module's output that has no consequences.
+    - `replay`: run the failing step once more to find the op (default True).
+
+    Raises `NotAModuleError` for anything that is no module, `OptionError` for a bad option.
+    """
+    unknown = sorted(set(options) - set(Options.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(Options.__dataclass_fields__)
+        raise OptionError(f"watch() has no option {unknown[0]!r}; it has {known}")
+    _check_modules(modules)
+    return Tracer(modules, Options(**options))
+
+
+def _check_modules(modules: tuple[Any, ...]) -> None:
+    if not modules:
+        raise NotAModuleError("watch() needs at least one torch.nn.Module: nantrace.watch(model)")
+    for module in modules:
+        if not isinstance(module, torch.nn.Module):
+            hint = ""
+            if isinstance(module, (list, tuple)):
+                hint = "; several models are given one by one: watch(generator, discriminator)"
+            elif isinstance(module, type) and issubclass(module, torch.nn.Module):
+                hint = f"; that is the class, give the model: watch({module.__name__}())"
+            raise NotAModuleError(f"watch() takes torch.nn.Module objects, not {type(module).__name__}{hint}")
+
+
+class Tracer:
+    """A watch in progress: what `with nantrace.watch(model) as tracer` gives. Made by `watch`, not by hand."""
+
+    def __init__(self, modules: tuple[torch.nn.Module, ...], options: Options) -> None:
+        self.options = options
+        self.reports: list[Report] = []  # one per anomaly, newest last
+        self.dumps: list[str] = []  # the dump files that were written
+        self.repeated = 0  # anomalies right after another one ("warn"): counted, not traced again
+        self._modules = modules
+        self._recorder: Recorder | None = None
+        self._contained_before = 0
+        self._last_anomaly: int | None = None
+
+    # Starting and stopping
+
+    def __enter__(self) -> Tracer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        recorder = self._recorder
+        try:
+            if recorder is not None and kind is None:
+                recorder.at_end()
+            elif recorder is not None and isinstance(error, Exception) and not isinstance(error, NantraceError):
+                self._explain(error, recorder)
+        finally:
+            self.stop()
+
+    def __call__(self, function: _F) -> _F:
+        """As a decorator: the function runs inside a watch of its own each time it is called."""
+
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with Tracer(self._modules, self.options):
+                return function(*args, **kwargs)
+
+        return watched  # type: ignore[return-value]
+
+    def start(self) -> Tracer:
+        """Begin to watch. Raises `WatchError` when this watch, or another one of the same module, already runs."""
+        if self._recorder is not None:
+            raise WatchError("this watch has already started; call stop() first, or make another with nantrace.watch(...)")
+        for module in self._modules:
+            if any(module is known for known, _ in _watched):
+                raise WatchError(
+                    f"this {type(module).__name__} is being watched already: end that watch first (stop(), or leave its block)"
+                )
+        recorder = Recorder(
+            self._modules,
+            capacity=self.options.capacity,
+            statistics=self.options.level == "module",
+            strict=self.options.strict,
+            on_alarm=self._on_alarm,
+        )
+        recorder.start()
+        self._recorder = recorder
+        _watched.extend((module, self) for module in self._modules)
+        return self
+
+    def stop(self) -> None:
+        """Stop watching and take off every hook. Calling it again does nothing."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return
+        self._contained_before += recorder.contained
+        _watched[:] = [pair for pair in _watched if pair[1] is not self]
+        recorder.stop()
+
+    # What a user may ask
+
+    @property
+    def step(self) -> int:
+        """The number of the running step, counted from 0 since the watch began."""
+        return self._recorder.clock.step if self._recorder is not None else 0
+
+    @property
+    def contained(self) -> int:
+        """How many non-finite values were seen that had no consequences."""
+        return self._contained_before + (self._recorder.contained if self._recorder is not None else 0)
+
+    @property
+    def history(self) -> Any:
+        """The ring buffer so far, as a table."""
+        if self._recorder is None:
+            raise WatchError("the history is there while the watch runs; a report keeps its own in report.history")
+        above = self._recorder.quiet()
+        try:
+            return self._recorder.ring.table(self._recorder.clock.step)
+        finally:
+            self._recorder.loud(above)
+
+    def __repr__(self) -> str:
+        names = ", ".join(type(module).__name__ for module in self._modules)
+        return f"<nantrace.Tracer of {names}, {'running' if self._recorder is not None else 'stopped'}>"
+
+    # An alarm
+
+    def _on_alarm(self, alarm: Alarm) -> None:
+        if self._last_anomaly is not None and alarm.step <= self._last_anomaly + 1 and self.options.on_anomaly != "raise":
+            self._last_anomaly = alarm.step
+            self.repeated += 1
+            return
+        self._last_anomaly = alarm.step
+        report = self._report_of(alarm)
+        if report is None:
+            return
+        self.reports.append(report)
+        self._dump(report)
+        action = self.options.on_anomaly
+        if callable(action):
+            action(report)
+        elif action == "warn":
+            warnings.warn(NumericalAnomalyWarning("\n" + report.text()), stacklevel=_outside())
+        else:
+            raise NumericalAnomaly(report)
+
+    def _report_of(self, alarm: Alarm) -> Report | None:
+        recorder = self._recorder
+        if recorder is None:
+            return None
+        above = recorder.quiet()
+        try:
+            return Report(trace(alarm, recorder, replaying=self.options.replay))
+        except Exception as error:  # the tracer's own fault must not cost the user the alarm
+            log.warning("nantrace: tracing the anomaly failed: %r", error, exc_info=error)
+            from .tracing.trace import bare
+
+            return Report(bare(alarm, recorder, error))
+        finally:
+            recorder.loud(above)
+
+    def _dump(self, report: Report) -> None:
+        if self.options.dump_dir is None:
+            return
+        name = f"step{report.step:06d}-{report.cause}-rank{report.snapshot.environment.get('rank', 0)}"
+        folder = Path(self.options.dump_dir)
+        number, path = 1, folder / f"{name}.nantrace"
+        while path.exists():
+            number += 1
+            path = folder / f"{name}-{number}.nantrace"
+        try:
+            self.dumps.append(report.save(path))
+        except (DumpError, OSError) as error:
+            warnings.warn(f"nantrace could not write its dump: {error}", NumericalAnomalyWarning, stacklevel=_outside())
+
+    def _explain(self, error: Exception, recorder: Recorder) -> None:
+        from .explaining import explain
+
+        above = recorder.quiet()
+        try:
+            report = explain(error, recorder)
+        except Exception as fault:
+            log.warning("nantrace: explaining %s failed: %r", type(error).__name__, fault, exc_info=fault)
+            return
+        finally:
+            recorder.loud(above)
+        if report is not None:
+            self.reports.append(report)
+            self._dump(report)
+
+
+def _outside() -> int:
+    """The stack level of the first frame outside nantrace and torch, for warnings."""
+    import sys
+
+    from .recording.frames import is_torch
+
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and is_torch(frame.f_code):
+        level += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return level

@@ -1,0 +1,120 @@
+"""The failing element in numbers: what each operand held where it was computed from."""
+
+from __future__ import annotations
+
+import torch
+
+from ..model import Example, OperandValue
+from .microscope import Kept, Seen
+from .reach import Index, Region, operand, regions
+from .summaries import describe, value_at
+from .walk import State
+
+MAX_VALUES = 64
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv")
+_INDEXING = {"embedding": "indices", "index_select": "index", "gather": "index"}
+
+
+def example_of(seen: Seen, state: State) -> Example:
+    """The failing element of an op of the forward (or of glue)."""
+    value = value_at(seen.kept_outputs[state.output].tensor, state.index)
+    found = [
+        _operand_value(seen, position, region) for position, region in regions(seen, state.output, state.index)
+    ]
+    return Example(state.index, value, tuple(_index_operands(seen, state.index)) + tuple(found))
+
+
+def example_of_derivative(seen: Seen, state: State) -> Example:
+    """The failing element of an op of the backward: what the forward had saved there, and the incoming gradient."""
+    value = value_at(seen.kept_outputs[state.output].tensor, state.index)
+    found: list[OperandValue] = []
+    for name, saved in seen.saved.items():
+        if isinstance(saved, torch.Tensor):
+            at = _aligned(saved, seen.kept_outputs[state.output].place.shape, state.index)
+            found.append(element(name, saved, at) if at is not None else _whole(name, saved))
+        else:
+            found.append(OperandValue(name, "element", (float(saved),)))
+    for position, region in regions(seen, state.output, state.index):
+        kept = seen.kept_inputs[position]
+        found.append(_operand_value(seen, position, region, _derivative_name(seen, kept, found)))
+    return Example(state.index, value, tuple(found))
+
+
+def element(name: str, tensor: torch.Tensor, index: Index, kind: str = "element") -> OperandValue:
+    """One value of an operand."""
+    return OperandValue(name, kind, (value_at(tensor, index),), index)
+
+
+def slice_of(name: str, part: torch.Tensor, kind: str) -> OperandValue:
+    """Many values of an operand: the first 64 of them and a summary of all."""
+    flat = part.detach().reshape(-1)
+    if flat.is_complex():
+        flat = torch.view_as_real(flat.resolve_conj()).reshape(-1)
+    values = tuple(float(v) for v in flat[:MAX_VALUES].double().tolist())
+    return OperandValue(name, kind, values, None, describe(part, name))
+
+
+def _operand_value(seen: Seen, position: int, region: Region, name: str = "") -> OperandValue:
+    kept = seen.kept_inputs[position]
+    name = name or kept.name
+    if all(isinstance(item, int) for item in region):
+        index = tuple(int(item) for item in region if isinstance(item, int))
+        kind = "read" if seen.facts.name in (*_INDEXING, "index") else "element"
+        return element(name, kept.tensor, index, kind)
+    kind = "slice"
+    if seen.facts.name in _PRODUCTS:
+        kind = "column" if isinstance(region[-1], int) or len(region) == 1 else "row"
+    elif seen.facts.name in _INDEXING:
+        kind = "read"
+    return slice_of(name, kept.tensor[region], kind)
+
+
+def _index_operands(seen: Seen, index: Index) -> list[OperandValue]:
+    """The integer index that an indexing op used for this element."""
+    name = _INDEXING.get(seen.facts.name)
+    if name is not None:
+        kept = operand(seen, name)
+        if seen.facts.name == "embedding":
+            at = index[:-1]
+        elif seen.facts.name == "gather":
+            at = index
+        else:
+            at = (index[int(seen.arguments.get("dim", 0))],)
+        return [element(name, kept.tensor, at, "index")]
+    if seen.facts.name == "index":
+        (_, region), *_ = regions(seen, 0, index)
+        indexed = [i for i, item in enumerate(seen.args[1]) if item is not None]
+        return [
+            OperandValue(f"indices[{i}]", "index", (float(at),), (i,))
+            for i in indexed[:1]
+            if isinstance(at := region[i], int)
+        ]
+    return []
+
+
+def _whole(name: str, tensor: torch.Tensor) -> OperandValue:
+    return slice_of(name, tensor, "slice")
+
+
+def _aligned(tensor: torch.Tensor, shape: tuple[int, ...], index: Index) -> Index | None:
+    """The element of a saved tensor at the failing element, where their shapes say which."""
+    own = tuple(tensor.shape)
+    if own == shape:
+        return index
+    if len(own) <= len(shape) and all(a in (1, b) for a, b in zip(reversed(own), reversed(shape), strict=False)):
+        aligned = index[len(index) - len(own) :] if own else ()
+        return tuple(0 if size == 1 else i for i, size in zip(aligned, own, strict=True))
+    return None
+
+
+def _derivative_name(seen: Seen, kept: Kept, found: list[OperandValue]) -> str:
+    """"grad" for the incoming gradient: the first operand that is none of the saved tensors."""
+    if any(v.name == "grad" for v in found) or not kept.tensor.is_floating_point():
+        return kept.name
+    storages = {
+        saved.untyped_storage().data_ptr()
+        for saved in seen.saved.values()
+        if isinstance(saved, torch.Tensor) and saved.layout is torch.strided
+    }
+    return kept.name if kept.place.storage in storages or kept.name in seen.made_inside else "grad"
+

@@ -1,0 +1,330 @@
+"""The dispatch mode of the replay: sees every op, forward and backward, and keeps what the walk will need.
+
+Tensors are kept only where a result is not finite: that result and the op's operands. Of everything else there
+remain a range, a place in memory and a line, so that a replay needs little more memory than the step itself.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+
+from ..model import TensorSummary
+from ..recording.flatten import tensors_in
+from ..recording.frames import RawStack, raw_stack_here
+from ..recording.tape import EntryCall
+from ..torch_private import TorchDispatchMode, node_sequence_number, running_node, sequence_number
+from .place import Place, place_of
+from .schema import OpFacts, facts_of, operands, scalars
+from .summaries import brief, value_at
+
+
+class Kept:
+    """A tensor as it was when an op read or made it; copied only if something is about to write into it."""
+
+    __slots__ = ("name", "place", "tensor")
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        self.name = name
+        self.tensor = tensor.detach() if tensor.layout is torch.strided else tensor
+        self.place = place_of(tensor)
+
+
+@dataclass(slots=True)
+class Seen:
+    """One executed op."""
+
+    id: int
+    facts: OpFacts
+    event: int  # which event of the tape was running
+    glue: bool
+    backward: bool
+    module: str | None
+    node: str | None
+    forward_id: int | None
+    stack: RawStack
+    arguments: dict[str, Any]
+    places: list[tuple[str, Place]]  # of the operands
+    outputs: list[Place]
+    summaries: list[TensorSummary]
+    upstream: list[tuple[int, int, int]]  # (op id, its output, operand)
+    bad: list[int] = field(default_factory=list)  # outputs that are not finite
+    kept_inputs: list[Kept] = field(default_factory=list)
+    kept_outputs: list[Kept] = field(default_factory=list)
+    bad_input: bool = False
+    saved: dict[str, Any] = field(default_factory=dict)  # what the autograd node had saved, for a bad backward op
+    result: torch.Tensor | None = None  # the first bad op's result as the program got it: its grad_fn is attached later
+    made_inside: tuple[str, ...] = ()  # operands that an earlier op of the same autograd node made
+    func: Any = None
+    args: Any = None  # held only while a result is bad: the walk asks movers where an element came from
+    kwargs: Any = None
+
+
+@dataclass(slots=True)
+class FailedOp:
+    """The op that raised: what an exception's explanation is made from."""
+
+    facts: OpFacts
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: str | None
+    glue: bool
+    stack: RawStack
+    error: BaseException
+    entry: EntryCall | None = None  # the entry call it was in, where it was not glue
+
+
+class Microscope(TorchDispatchMode):
+    """Observes the replay. `event`, `glue` and `stack` are set by the replay before each event of the tape."""
+
+    def __init__(self, engine_codes: frozenset[CodeType], module_path: Callable[[torch.nn.Module], str | None]) -> None:
+        super().__init__()
+        self.ops: list[Seen] = []
+        self.failed: FailedOp | None = None
+        self.event = -1
+        self.glue_stack: RawStack | None = None  # the live stack of the glue op that runs now
+        self.thread = 0
+        self._modules: list[str] = []
+        self._writers: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self._holders: dict[int, list[Kept]] = defaultdict(list)
+        self._bad_storages: set[int] = set()
+        self._checked: dict[int, bool] = {}  # sources (tensors that no op of the replay wrote): are they bad?
+        self._by_sequence: dict[int, int] = {}
+        self._last_sequence = -1
+        self._engine_codes = engine_codes
+        self._module_path = module_path
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled code is run eagerly in a replay; nothing of it needs to be recompiled."""
+        return True
+
+    # What ran
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        facts = facts_of(func)
+        before = self._before(facts, args, kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            self._note_failure(facts, args, kwargs, error)
+            raise
+        if not facts.is_view:
+            self._record(func, facts, args, kwargs, result, before)
+        return result
+
+    def _before(self, facts: OpFacts, args: Any, kwargs: Any) -> dict[int, torch.Tensor]:
+        """Copies of the tensors that the op is about to write, by identity; whoever keeps them gets a copy too."""
+        copies: dict[int, torch.Tensor] = {}
+        for position in facts.written:
+            value = args[position] if position < len(args) else kwargs.get(facts.arguments[position])
+            for tensor in tensors_in(value):
+                if tensor.layout is not torch.strided:
+                    continue
+                place = place_of(tensor)
+                for holder in self._holders.pop(place.storage, ()):
+                    holder.tensor = holder.tensor.clone()
+                copies[id(tensor)] = tensor.detach().clone()
+        return copies
+
+    def _record(self, func: Any, facts: OpFacts, args: Any, kwargs: Any, result: Any, before: dict[int, torch.Tensor]) -> None:
+        number = len(self.ops)
+        inputs = list(operands(facts, args, kwargs))
+        results = list(tensors_in(result)) or [t for i in facts.written for t in tensors_in(args[i : i + 1])]
+        node, backward, forward_id, stack = self._position(number)
+        seen = Seen(
+            number,
+            facts,
+            self.event,
+            self.glue_stack is not None and not backward,
+            backward,
+            self._modules[-1] if self._modules else None,
+            node.name() if node is not None and backward else None,
+            forward_id,
+            stack,
+            scalars(facts, args, kwargs),
+            [(name, place_of(tensor)) for name, tensor in inputs],
+            [place_of(tensor) for tensor in results],
+            [brief(tensor) for tensor in results],
+            [],
+        )
+        seen.upstream = [
+            (*self._writers[place.storage][-1], position)
+            for position, (_, place) in enumerate(seen.places)
+            if place.storage and self._writers.get(place.storage)
+        ]
+        seen.bad = [] if facts.uninitialised else [i for i, s in enumerate(seen.summaries) if s.nonfinite]
+        seen.bad_input = any(self._is_bad(tensor, place) for (_, tensor), (_, place) in zip(inputs, seen.places, strict=True))
+        if seen.bad:
+            seen.made_inside = tuple(
+                seen.places[operand][0]
+                for writer, _, operand in seen.upstream
+                if backward and self.ops[writer].backward and self.ops[writer].forward_id == forward_id
+            )
+            self._keep(seen, inputs, results, before, node if backward else None)
+            seen.func, seen.args, seen.kwargs = func, args, kwargs
+        self.ops.append(seen)
+        for output, place in enumerate(seen.outputs):
+            if place.storage:
+                self._writers[place.storage].append((number, output))
+                if output in seen.bad:
+                    self._bad_storages.add(place.storage)
+
+    def _keep(self, seen: Seen, inputs: Any, results: Any, before: dict[int, torch.Tensor], node: Any) -> None:
+        for name, tensor in inputs:
+            copied = before.get(id(tensor))
+            kept = Kept(name, tensor if copied is None else copied)
+            kept.place = place_of(tensor)
+            seen.kept_inputs.append(kept)
+            if copied is None:
+                self._holders[kept.place.storage].append(kept)
+        for tensor in results:
+            kept = Kept("", tensor)
+            seen.kept_outputs.append(kept)
+            self._holders[kept.place.storage].append(kept)
+        seen.result = results[0] if results and node is None else None
+        if node is not None and not seen.bad_input:
+            seen.saved = _saved_by(node)
+
+    def _is_bad(self, tensor: torch.Tensor, place: Place) -> bool:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return False
+        if place.storage in self._bad_storages:
+            return bool(brief(tensor).nonfinite)
+        if place.storage in self._writers:
+            return False
+        known = self._checked.get(place.storage)
+        if known is None:
+            known = self._checked[place.storage] = bool(brief(tensor).nonfinite)
+        return known
+
+    def _position(self, number: int) -> tuple[Any, bool, int | None, RawStack]:
+        """The autograd node, whether this is an op of a backward, the forward op it differentiates, and the stack."""
+        stack = raw_stack_here(2)
+        node = running_node()
+        backward = node is not None and _in_backward(stack, self._engine_codes)
+        forward_id = None
+        if backward:
+            sequence = node_sequence_number(node)
+            forward_id = self._by_sequence.get(sequence) if sequence is not None else None
+        current = sequence_number()
+        if current != self._last_sequence:
+            self._last_sequence = current
+            self._by_sequence[current - 1] = number
+        if self.glue_stack is not None and not backward:
+            stack = self.glue_stack
+        return node, backward, forward_id, stack
+
+    def _note_failure(self, facts: OpFacts, args: Any, kwargs: Any, error: BaseException) -> None:
+        if self.failed is None:
+            module = self._modules[-1] if self._modules else None
+            stack = self.glue_stack if self.glue_stack is not None else raw_stack_here(2)
+            self.failed = FailedOp(facts, args, kwargs, module, self.glue_stack is not None, stack, error)
+
+    # Asked by the walk
+
+    def writer(self, place: Place, address: int, before: int) -> tuple[Seen, int, tuple[int, ...]] | None:
+        """The newest op before `before` that left a bad value at this address: (op, its output, the index there)."""
+        for number, output in reversed(self._writers.get(place.storage, ())):
+            if number >= before:
+                continue
+            index = self.ops[number].outputs[output].index_of(address)
+            if index is None:
+                continue
+            seen = self.ops[number]
+            if seen.facts.uninitialised or (output in seen.bad and not math.isfinite(_value(seen, output, index))):
+                return seen, output, index
+        return None
+
+    def covers(self, place: Place, address: int, before: int) -> bool:
+        """Whether any op of the replay wrote this address before that one."""
+        return any(
+            number < before and self.ops[number].outputs[output].index_of(address) is not None
+            for number, output in self._writers.get(place.storage, ())
+        )
+
+    # A listener of module calls, in the replay's thread
+
+    def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """Know which module the next ops belong to."""
+        path = self._module_path(module)
+        self._modules.append(path if path is not None else (self._modules[-1] if self._modules else ""))
+
+    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+        """The module's call is over."""
+        if self._modules:
+            self._modules.pop()
+
+    def engine_begins(self, call: Any) -> None:
+        """Nothing: an engine call inside a module is seen op by op."""
+
+    def engine_ends(self, ticket: Any, result: Any) -> None:
+        """Nothing."""
+
+    def optimizer_begins(self, optimizer: Any, closure: bool) -> None:
+        """A replay must never update anything: an optimizer that steps inside the model's own code stops it."""
+        raise RuntimeError(f"the model's own code stepped {type(optimizer).__name__}: a replay does not update weights")
+
+    def optimizer_ends(self, optimizer: Any) -> None:
+        """Nothing."""
+
+    def scaler_scales(self, loss: Any, scaled: Any) -> None:
+        """Nothing."""
+
+    def scaler_begins(self, optimizer: Any) -> None:
+        """Nothing."""
+
+    def scaler_ends(self, optimizer: Any) -> None:
+        """Nothing."""
+
+    def listen_here(self) -> None:
+        """Take this thread as the replay's."""
+        self.thread = threading.get_ident()
+
+
+def _value(seen: Seen, output: int, index: tuple[int, ...]) -> float:
+    return value_at(seen.kept_outputs[output].tensor, index)
+
+
+def _in_backward(stack: RawStack, engine_codes: frozenset[CodeType]) -> bool:
+    """Going outward, the engine comes before checkpoint's recomputation: an op of the backward itself."""
+    for code, _ in stack:
+        if code in engine_codes:
+            return True
+        if code.co_filename.endswith(_CHECKPOINT):
+            return False
+    return True  # a device thread of the engine: no Python frames of the caller
+
+
+_CHECKPOINT = "torch/utils/checkpoint.py"
+
+
+def _saved_by(node: Any) -> dict[str, Any]:
+    """What an autograd node saved in the forward: tensors (detached) and plain numbers, by name."""
+    found: dict[str, Any] = {}
+    for attribute in dir(node):
+        if attribute.startswith("_saved_"):
+            try:
+                value = getattr(node, attribute)
+            except RuntimeError:  # released already
+                continue
+            if isinstance(value, torch.Tensor):
+                found[attribute.removeprefix("_saved_")] = value.detach()
+            elif isinstance(value, (bool, int, float)):
+                found[attribute.removeprefix("_saved_")] = value
+    try:
+        saved = getattr(node, "saved_tensors", ())
+    except RuntimeError:
+        saved = ()
+    for i, tensor in enumerate(saved):
+        if isinstance(tensor, torch.Tensor):
+            found[f"saved[{i}]"] = tensor.detach()
+    return found

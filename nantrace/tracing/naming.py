@@ -1,0 +1,117 @@
+"""From an op to what the report calls it: the forward op of a backward op, its module, and the user's line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import CodeType
+
+from ..model import Source
+from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, is_torch, source_at
+from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent
+from .microscope import Microscope, Seen
+from .replay import ENTRY_CODE
+
+_FUNCTION_FILE = "autograd/function.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What an op is called in the report, and where it was called."""
+
+    op: str
+    seen: Seen  # the forward op for a derivative, else the op itself
+    module: str | None
+    source: Source | None
+    derivative: bool
+
+
+class Namer:
+    """Names the ops of one replay."""
+
+    def __init__(self, microscope: Microscope, events: list[TapeEvent]) -> None:
+        self._microscope = microscope
+        self._events = events
+
+    def name(self, seen: Seen) -> Name:
+        """The name of an op: for an op of a backward, of the forward op that it differentiates."""
+        forward = self.forward_of(seen)
+        if forward is None:
+            return Name(seen.facts.name, seen, self.module(seen), self.source(seen), False)
+        function = _custom_function(seen.node)
+        if function is not None:
+            return Name(function, forward, self.module(forward), self._source_of_apply(forward), True)
+        return Name(forward.facts.name, forward, self.module(forward), self.source(forward), True)
+
+    def forward_of(self, seen: Seen) -> Seen | None:
+        """The forward op at the end of the chain (a double backward has two links), or None for a forward op."""
+        found: Seen | None = None
+        while seen.forward_id is not None:
+            seen = self._microscope.ops[seen.forward_id]
+            found = seen
+        return found
+
+    def module(self, seen: Seen) -> str | None:
+        """The module path, or None for glue."""
+        return None if seen.glue or not self._in_entry(seen) else seen.module
+
+    def source(self, seen: Seen) -> Source | None:
+        """The user's line below the entry call, else a library's, else the line that made the entry call."""
+        if not self._in_entry(seen):
+            position = innermost_outside_torch(seen.stack)
+            return source_at(seen.stack, position) if position is not None else None
+        return _below_entry(*self._split(seen))
+
+    def _split(self, seen: Seen) -> tuple[RawStack, RawStack]:
+        """The frames below the entry call, and the live frames above it."""
+        event = self._events[seen.event]
+        outer = event.stack if isinstance(event, (EntryCall, GlueOp, EngineCall)) else ()
+        return _inside_entry(seen.stack), outer
+
+    def _in_entry(self, seen: Seen) -> bool:
+        return isinstance(self._events[seen.event], EntryCall) or (seen.module is not None and not seen.glue)
+
+    def _source_of_apply(self, forward: Seen) -> Source | None:
+        """The line that called `apply` of a custom Function."""
+        stack = sum(self._split(forward), ()) if self._in_entry(forward) else forward.stack
+        for i, (code, _) in enumerate(stack):
+            if _is_apply(code):
+                outward = stack[i + 1 :]
+                position = innermost_outside_torch(outward)
+                return source_at(outward, position) if position is not None else None
+        return self.source(forward)
+
+
+def entry_source(stack: RawStack, outer: RawStack) -> Source | None:
+    """The source of an op inside an entry call, from its replayed stack and the live stack of the call."""
+    return _below_entry(_inside_entry(stack), outer)
+
+
+def _inside_entry(stack: RawStack) -> RawStack:
+    """The frames below the entry call: up to where the replay made it."""
+    for i, (code, _) in enumerate(stack):
+        if code is ENTRY_CODE:
+            return stack[:i]
+    return stack
+
+
+def _below_entry(inner: RawStack, outer: RawStack) -> Source | None:
+    """The innermost line of the user's own below the entry call, else a library's, else the line that made the call."""
+    position = innermost_user(inner)
+    if position is None:
+        position = innermost_outside_torch(inner)
+    if position is not None:
+        return source_at(inner + outer, position)
+    position = innermost_outside_torch(outer)
+    return source_at(outer, position) if position is not None else None
+
+
+def _is_apply(code: CodeType) -> bool:
+    return code.co_name == "apply" and code.co_filename.replace("\\", "/").endswith(_FUNCTION_FILE)
+
+
+def _custom_function(node: str | None) -> str | None:
+    """The name of the user's Function for its node's name, or None for a node of torch's own."""
+    if node is None or not node.endswith("Backward"):
+        return None  # torch's own nodes end in a digit: "SqrtBackward0"
+    name = node.removesuffix("Backward")
+    return name or None

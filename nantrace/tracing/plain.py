@@ -1,0 +1,125 @@
+"""Copy the replay's ops into plain data: the ops, their edges, what each did with non-finite values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ..model import Edge, Expected, Op, Source, Status, TensorSummary
+from ..recording.tape import EngineCall, GlueOp
+from .microscope import Seen
+from .naming import Namer
+from .replay import Run
+from .sources import Owners, labels_for
+
+MAX_OPS = 5000  # ops in a snapshot; past it those nearest to the path are kept, and the rest is counted
+
+
+def chosen_ops(run: Run, path: list[int]) -> list[Seen]:
+    """The ops that a snapshot keeps: all of them, or the bad ones and those nearest to the path in time."""
+    ops = run.microscope.ops
+    if len(ops) <= MAX_OPS:
+        return ops
+    centre = path[0] if path else len(ops) - 1
+    forced = {*path, *(op.forward_id for i in path if (op := ops[i]).forward_id is not None)}
+    ranked = sorted(ops, key=lambda op: (op.id not in forced, abs(op.id - centre)))
+    return sorted(ranked[:MAX_OPS], key=lambda op: op.id)
+
+
+def plain_ops(run: Run, namer: Namer, owners: Owners, ops: list[Seen], origin: int | None) -> tuple[Op, ...]:
+    """The plain records of these ops."""
+    return tuple(_plain_op(run, namer, owners, seen, origin) for seen in ops)
+
+
+def plain_edges(ops: list[Seen]) -> tuple[Edge, ...]:
+    """The tensors that went from op to op."""
+    known = {op.id for op in ops}
+    return tuple(
+        Edge(writer, op.id, operand, output)
+        for op in ops
+        for writer, output, operand in op.upstream
+        if writer in known
+    )
+
+
+def status_of(seen: Seen, origin: int | None) -> Status:
+    """What an op did with non-finite values."""
+    if seen.id == origin:
+        return Status.GENERATED
+    if seen.bad:
+        if seen.bad_input:
+            return Status.PROPAGATED
+        return Status.DECLARED if declares(seen) else Status.GENERATED
+    return Status.KILLED if seen.bad_input else Status.CLEAN
+
+
+def declares(seen: Seen) -> bool:
+    """Whether the op writes a non-finite number of its own arguments."""
+    return any(
+        isinstance(item, float) and not math.isfinite(item)
+        for value in seen.arguments.values()
+        for item in (value if isinstance(value, list) else [value])
+    )
+
+
+def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
+    """The declared values that the step also held, and that are not on the path."""
+    found: dict[tuple[str, str], int] = {}
+    for seen in ops:
+        if seen.bad and seen.id not in path and not seen.bad_input and declares(seen):
+            key = (seen.facts.name, seen.module or "the loss code")
+            found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
+    return tuple(
+        Expected(f"{name} in {module}", "written on purpose: the value stands in the program", count)
+        for (name, module), count in found.items()
+    )
+
+
+def where_ran(run: Run, seen: Seen) -> str:
+    """The phase an op ran in."""
+    event = run.events[seen.event]
+    if seen.backward or isinstance(event, EngineCall):
+        return "backward"
+    if isinstance(event, GlueOp):
+        after = run.first_accumulation is not None and seen.event > run.first_accumulation
+        return "optimizer" if after else "loss"
+    return "forward"
+
+
+def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | None) -> Op:
+    named = namer.name(seen)
+    labels = labels_for(run.microscope, owners, seen.id)
+    ops = run.microscope.ops
+    producers = {operand: ops[writer].summaries[output] for writer, output, operand in seen.upstream}
+    inputs = tuple(
+        replace(producers[i], name=name, shape=place.shape) if i in producers else _unwritten(seen, i, labels)
+        for i, (name, place) in enumerate(seen.places)
+    )
+    return Op(
+        id=seen.id,
+        name=seen.facts.name,
+        aten=seen.facts.aten,
+        phase=where_ran(run, seen),
+        status=status_of(seen, origin),
+        module=named.module,
+        module_type=run.module_types.get(named.module) if named.module is not None else None,
+        autograd_node=seen.node,
+        forward_id=seen.forward_id,
+        source=_bare(named.source),
+        inputs=inputs,
+        outputs=tuple(seen.summaries),
+        arguments=seen.arguments,
+    )
+
+
+def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSummary:
+    """An operand that came from outside: its shape and whose it is; its values are summarised only at the origin."""
+    name, place = seen.places[position]
+    like = seen.summaries[0] if seen.summaries else TensorSummary((), "", "")
+    return TensorSummary(place.shape, like.dtype, like.device, name=name, label=labels.get(name, ""))
+
+
+def _bare(source: Source | None) -> Source | None:
+    """The line alone: only the origin carries its stack and the lines around it."""
+    return None if source is None else replace(source, stack=(), context=())
+

@@ -1,0 +1,121 @@
+"""Whose tensor is it: parameters, buffers, arguments of entry calls, and constants of the loss code."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..model import BadSource
+from ..recording.flatten import named_leaves
+from ..recording.names import ModuleNames, clean
+from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent, Token
+from .microscope import Microscope
+from .replay import Run
+from .summaries import describe
+from .walk import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose memory a storage is."""
+
+    kind: str  # "parameter" | "buffer" | "input" | "label" | "constant"
+    name: str
+    entry: str | None = None  # for "input": the module path that was called with it
+
+    @property
+    def label(self) -> str:
+        """As operands are labelled: "parameter fc.weight"; nothing for a constant."""
+        return "" if self.kind == "constant" else f"{self.kind} {self.name}".strip()
+
+
+_CONSTANT = Owner("constant", "")
+
+
+class Owners:
+    """The owners of the storages that the replay read without writing them first."""
+
+    def __init__(self, run: Run, names: ModuleNames) -> None:
+        self._run = run
+        self._by_storage: dict[int, Owner] = {}
+        self._trained: set[str] = set()
+        self._label_entries(run.events)
+        for root in names.roots:
+            for path, buffer in root.named_buffers():
+                self._note(buffer, Owner("buffer", clean(path)))
+            for path, parameter in root.named_parameters():
+                self._note(parameter, Owner("parameter", clean(path)))
+                if parameter.requires_grad:
+                    self._trained.add(clean(path))
+
+    def of(self, storage: int) -> Owner:
+        """The owner of a storage; a constant where nobody owns it."""
+        return self._by_storage.get(storage, _CONSTANT)
+
+    def declares(self, source: Source) -> bool:
+        """Whether the program means a bad value that came from outside: a mask of -inf, or a literal in a module's code."""
+        owner = self.of(source.place.storage)
+        if source.value == -math.inf and owner.name not in self._trained:
+            return True
+        if owner.kind == "constant":
+            reader = self._reader(source)
+            return reader is not None and isinstance(self._run.events[reader], EntryCall)
+        return False
+
+    def bad_source(self, source: Source) -> BadSource:
+        """The plain record of a bad value that came from outside."""
+        owner = self.of(source.place.storage)
+        kind = "label" if owner.kind == "constant" else owner.kind
+        name = owner.name or source.operand
+        tensor = source.tensor
+        return BadSource(kind, name, describe(tensor, name), source.index, source.value, owner.entry)
+
+    def _reader(self, source: Source) -> int | None:
+        ops = self._run.microscope.ops
+        return ops[source.reader].event if 0 <= source.reader < len(ops) else None
+
+    def _label_entries(self, events: list[TapeEvent]) -> None:
+        for event in events:
+            if isinstance(event, EntryCall):
+                for name, token in _arguments(event):
+                    self._note_token(token, Owner("input", name, event.path))
+            elif isinstance(event, GlueOp):
+                for argument, value in zip(event.func._schema.arguments, event.args, strict=False):
+                    for _, token in named_leaves(value, Token):
+                        self._note_token(token, Owner("label", argument.name))
+            elif isinstance(event, EngineCall):
+                continue
+
+    def _note_token(self, token: Token, owner: Owner) -> None:
+        for tensor in (token.held, token.saved, self._run.twins.get(id(token)) if token.held is not None else None):
+            if tensor is not None:
+                self._note(tensor, owner, keep_first=True)
+
+    def _note(self, tensor: torch.Tensor, owner: Owner, *, keep_first: bool = False) -> None:
+        if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
+            storage = tensor.untyped_storage().data_ptr()
+            if not (keep_first and storage in self._by_storage):
+                self._by_storage[storage] = owner
+
+
+def _arguments(event: EntryCall) -> list[tuple[str, Token]]:
+    """The tokens of an entry call, under the names of `forward`'s parameters."""
+    try:
+        bound = inspect.signature(event.module.forward).bind(*event.args, **(event.kwargs or {})).arguments
+    except (TypeError, ValueError):
+        bound = {f"args[{i}]": value for i, value in enumerate(event.args)} | dict(event.kwargs or {})
+    return [pair for name, value in bound.items() for pair in named_leaves(value, Token, name)]
+
+
+def labels_for(microscope: Microscope, owners: Owners, number: int) -> dict[str, str]:
+    """For the operands of one op that no op wrote: whose they are, by operand name."""
+    seen = microscope.ops[number]
+    written = {operand for _, _, operand in seen.upstream}
+    return {
+        name: label
+        for position, (name, place) in enumerate(seen.places)
+        if position not in written and (label := owners.of(place.storage).label)
+    }
