@@ -24,20 +24,37 @@ def example_of(seen: Seen, state: State) -> Example:
     return Example(state.index, value, tuple(_index_operands(seen, state.index)) + tuple(found))
 
 
-def example_of_derivative(seen: Seen, state: State) -> Example:
-    """The failing element of an op of the backward: what the forward had saved there, and the incoming gradient."""
+def example_of_derivative(seen: Seen, state: State, forward: Seen) -> Example:
+    """The failing element of an op of the backward: the forward op's operands there, its result, and the incoming gradient."""
     value = value_at(seen.kept_outputs[state.output].tensor, state.index)
-    found: list[OperandValue] = []
-    for name, saved in seen.saved.items():
-        if isinstance(saved, torch.Tensor):
-            at = _aligned(saved, seen.kept_outputs[state.output].place.shape, state.index)
-            found.append(element(name, saved, at) if at is not None else _whole(name, saved))
-        else:
-            found.append(OperandValue(name, "element", (float(saved),)))
+    shape = seen.kept_outputs[state.output].place.shape
+    found = [_forward_value(forward, kept.name, kept, shape, state.index) for kept in forward.kept_inputs]
+    found += [_forward_value(forward, "result", kept, shape, state.index) for kept in forward.kept_outputs[:1]]
     for position, region in regions(seen, state.output, state.index):
         kept = seen.kept_inputs[position]
-        found.append(_operand_value(seen, position, region, _derivative_name(seen, kept, found)))
+        if _is_gradient(seen, position):
+            found.append(_operand_value(seen, position, region, "grad"))
+        elif seen.facts.name in _PRODUCTS:
+            found.append(_operand_value(seen, position, region))
     return Example(state.index, value, tuple(found))
+
+
+def _forward_value(forward: Seen, name: str, kept: Kept, shape: Index, index: Index) -> OperandValue:
+    """What a tensor of the forward held where the gradient failed: one value, or the slice that was reduced to it."""
+    dims = forward.arguments.get("dim")
+    if dims not in (None, []) and kept.place.shape == shape and name != "result":
+        reduced = {d % len(shape) for d in (dims if isinstance(dims, list) else [dims]) if shape}
+        return slice_of(name, kept.tensor[tuple(slice(None) if d in reduced else i for d, i in enumerate(index))], "slice")
+    at = _aligned(kept.tensor, shape, index)
+    return element(name, kept.tensor, at) if at is not None else slice_of(name, kept.tensor, "slice")
+
+
+def _is_gradient(seen: Seen, position: int) -> bool:
+    """Whether an operand of a backward op is the gradient that came in: made by no op of this node, and by no forward op."""
+    name = seen.places[position][0]
+    if name in seen.made_inside or not seen.kept_inputs[position].tensor.is_floating_point():
+        return False
+    return position in seen.gradient_operands
 
 
 def element(name: str, tensor: torch.Tensor, index: Index, kind: str = "element") -> OperandValue:
@@ -92,10 +109,6 @@ def _index_operands(seen: Seen, index: Index) -> list[OperandValue]:
     return []
 
 
-def _whole(name: str, tensor: torch.Tensor) -> OperandValue:
-    return slice_of(name, tensor, "slice")
-
-
 def _aligned(tensor: torch.Tensor, shape: tuple[int, ...], index: Index) -> Index | None:
     """The element of a saved tensor at the failing element, where their shapes say which."""
     own = tuple(tensor.shape)
@@ -105,16 +118,4 @@ def _aligned(tensor: torch.Tensor, shape: tuple[int, ...], index: Index) -> Inde
         aligned = index[len(index) - len(own) :] if own else ()
         return tuple(0 if size == 1 else i for i, size in zip(aligned, own, strict=True))
     return None
-
-
-def _derivative_name(seen: Seen, kept: Kept, found: list[OperandValue]) -> str:
-    """"grad" for the incoming gradient: the first operand that is none of the saved tensors."""
-    if any(v.name == "grad" for v in found) or not kept.tensor.is_floating_point():
-        return kept.name
-    storages = {
-        saved.untyped_storage().data_ptr()
-        for saved in seen.saved.values()
-        if isinstance(saved, torch.Tensor) and saved.layout is torch.strided
-    }
-    return kept.name if kept.place.storage in storages or kept.name in seen.made_inside else "grad"
 

@@ -26,6 +26,10 @@ from .schema import OpFacts, facts_of, operands, scalars
 from .summaries import brief, value_at
 
 
+class Enough(BaseException):
+    """The op that was wanted has been seen: the rest of the replay is not needed."""
+
+
 class Kept:
     """A tensor as it was when an op read or made it; copied only if something is about to write into it."""
 
@@ -50,18 +54,18 @@ class Seen:
     node: str | None
     forward_id: int | None
     stack: RawStack
-    arguments: dict[str, Any]
-    places: list[tuple[str, Place]]  # of the operands
-    outputs: list[Place]
-    summaries: list[TensorSummary]
-    upstream: list[tuple[int, int, int]]  # (op id, its output, operand)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    places: list[tuple[str, Place]] = field(default_factory=list)  # of the operands
+    outputs: list[Place] = field(default_factory=list)
+    summaries: list[TensorSummary] = field(default_factory=list)
+    upstream: list[tuple[int, int, int]] = field(default_factory=list)  # (op id, its output, operand)
     bad: list[int] = field(default_factory=list)  # outputs that are not finite
     kept_inputs: list[Kept] = field(default_factory=list)
     kept_outputs: list[Kept] = field(default_factory=list)
     bad_input: bool = False
-    saved: dict[str, Any] = field(default_factory=dict)  # what the autograd node had saved, for a bad backward op
     result: torch.Tensor | None = None  # the first bad op's result as the program got it: its grad_fn is attached later
     made_inside: tuple[str, ...] = ()  # operands that an earlier op of the same autograd node made
+    gradient_operands: tuple[int, ...] = ()  # of a backward op: operands that an earlier node of the backward made
     func: Any = None
     args: Any = None  # held only while a result is bad: the walk asks movers where an element came from
     kwargs: Any = None
@@ -84,9 +88,16 @@ class FailedOp:
 class Microscope(TorchDispatchMode):
     """Observes the replay. `event`, `glue` and `stack` are set by the replay before each event of the tape."""
 
-    def __init__(self, engine_codes: frozenset[CodeType], module_path: Callable[[torch.nn.Module], str | None]) -> None:
+    def __init__(
+        self,
+        engine_codes: frozenset[CodeType],
+        module_path: Callable[[torch.nn.Module], str | None],
+        wanted: int | None = None,
+    ) -> None:
         super().__init__()
         self.ops: list[Seen] = []
+        self.views: list[Seen] = []  # ops that only alias, kept for the names of their derivatives
+        self._wanted = wanted  # the one op to keep the operands of, after which the replay may stop
         self.failed: FailedOp | None = None
         self.event = -1
         self.glue_stack: RawStack | None = None  # the live stack of the glue op that runs now
@@ -117,7 +128,9 @@ class Microscope(TorchDispatchMode):
         except Exception as error:
             self._note_failure(facts, args, kwargs, error)
             raise
-        if not facts.is_view:
+        if facts.is_view:
+            self._note_view(facts)
+        else:
             self._record(func, facts, args, kwargs, result, before)
         return result
 
@@ -139,23 +152,12 @@ class Microscope(TorchDispatchMode):
         number = len(self.ops)
         inputs = list(operands(facts, args, kwargs))
         results = list(tensors_in(result)) or [t for i in facts.written for t in tensors_in(args[i : i + 1])]
-        node, backward, forward_id, stack = self._position(number)
-        seen = Seen(
-            number,
-            facts,
-            self.event,
-            self.glue_stack is not None and not backward,
-            backward,
-            self._modules[-1] if self._modules else None,
-            node.name() if node is not None and backward else None,
-            forward_id,
-            stack,
-            scalars(facts, args, kwargs),
-            [(name, place_of(tensor)) for name, tensor in inputs],
-            [place_of(tensor) for tensor in results],
-            [brief(tensor) for tensor in results],
-            [],
-        )
+        seen = self._seen(number, facts)
+        self._name_sequence(number)
+        seen.arguments = scalars(facts, args, kwargs)
+        seen.places = [(name, place_of(tensor)) for name, tensor in inputs]
+        seen.outputs = [place_of(tensor) for tensor in results]
+        seen.summaries = [brief(tensor) for tensor in results]
         seen.upstream = [
             (*self._writers[place.storage][-1], position)
             for position, (_, place) in enumerate(seen.places)
@@ -167,9 +169,17 @@ class Microscope(TorchDispatchMode):
             seen.made_inside = tuple(
                 seen.places[operand][0]
                 for writer, _, operand in seen.upstream
-                if backward and self.ops[writer].backward and self.ops[writer].forward_id == forward_id
+                if seen.backward and self.ops[writer].backward and self.ops[writer].forward_id == seen.forward_id
             )
-            self._keep(seen, inputs, results, before, node if backward else None)
+            if seen.backward:
+                written = {operand: self.ops[writer] for writer, _, operand in seen.upstream}
+                seen.gradient_operands = tuple(
+                    i
+                    for i, (name, place) in enumerate(seen.places)
+                    if name not in seen.made_inside and (written[i].backward if i in written else place.storage not in self._checked)
+                )
+        if seen.bad or number == self._wanted:
+            self._keep(seen, inputs, results, before)
             seen.func, seen.args, seen.kwargs = func, args, kwargs
         self.ops.append(seen)
         for output, place in enumerate(seen.outputs):
@@ -177,8 +187,10 @@ class Microscope(TorchDispatchMode):
                 self._writers[place.storage].append((number, output))
                 if output in seen.bad:
                     self._bad_storages.add(place.storage)
+        if number == self._wanted:
+            raise Enough
 
-    def _keep(self, seen: Seen, inputs: Any, results: Any, before: dict[int, torch.Tensor], node: Any) -> None:
+    def _keep(self, seen: Seen, inputs: Any, results: Any, before: dict[int, torch.Tensor]) -> None:
         for name, tensor in inputs:
             copied = before.get(id(tensor))
             kept = Kept(name, tensor if copied is None else copied)
@@ -190,9 +202,7 @@ class Microscope(TorchDispatchMode):
             kept = Kept("", tensor)
             seen.kept_outputs.append(kept)
             self._holders[kept.place.storage].append(kept)
-        seen.result = results[0] if results and node is None else None
-        if node is not None and not seen.bad_input:
-            seen.saved = _saved_by(node)
+        seen.result = results[0] if results and not seen.backward else None
 
     def _is_bad(self, tensor: torch.Tensor, place: Place) -> bool:
         if not (tensor.is_floating_point() or tensor.is_complex()):
@@ -206,22 +216,40 @@ class Microscope(TorchDispatchMode):
             known = self._checked[place.storage] = bool(brief(tensor).nonfinite)
         return known
 
-    def _position(self, number: int) -> tuple[Any, bool, int | None, RawStack]:
-        """The autograd node, whether this is an op of a backward, the forward op it differentiates, and the stack."""
-        stack = raw_stack_here(2)
+    def _seen(self, number: int, facts: OpFacts) -> Seen:
+        """A record with what the surroundings say: module, autograd node, forward op, stack."""
+        stack = raw_stack_here(3)
         node = running_node()
         backward = node is not None and _in_backward(stack, self._engine_codes)
-        forward_id = None
-        if backward:
-            sequence = node_sequence_number(node)
-            forward_id = self._by_sequence.get(sequence) if sequence is not None else None
+        sequence = node_sequence_number(node) if backward else None
+        glue = self.glue_stack is not None and not backward
+        return Seen(
+            id=number,
+            facts=facts,
+            event=self.event,
+            glue=glue,
+            backward=backward,
+            module=self._modules[-1] if self._modules else None,
+            node=node.name() if backward else None,
+            forward_id=self._by_sequence.get(sequence) if sequence is not None else None,
+            stack=self.glue_stack if glue and self.glue_stack is not None else stack,
+        )
+
+    def _name_sequence(self, number: int) -> None:
+        """torch numbers an autograd node just before its op is dispatched: the first op after a new number is its op."""
         current = sequence_number()
         if current != self._last_sequence:
             self._last_sequence = current
             self._by_sequence[current - 1] = number
-        if self.glue_stack is not None and not backward:
-            stack = self.glue_stack
-        return node, backward, forward_id, stack
+
+    def _note_view(self, facts: OpFacts) -> None:
+        if sequence_number() != self._last_sequence:
+            self.views.append(self._seen(-len(self.views) - 1, facts))
+            self._name_sequence(-len(self.views))
+
+    def op(self, number: int) -> Seen:
+        """The op of that number; views have negative ones."""
+        return self.ops[number] if number >= 0 else self.views[-number - 1]
 
     def _note_failure(self, facts: OpFacts, args: Any, kwargs: Any, error: BaseException) -> None:
         if self.failed is None:
@@ -306,25 +334,3 @@ def _in_backward(stack: RawStack, engine_codes: frozenset[CodeType]) -> bool:
 
 _CHECKPOINT = "torch/utils/checkpoint.py"
 
-
-def _saved_by(node: Any) -> dict[str, Any]:
-    """What an autograd node saved in the forward: tensors (detached) and plain numbers, by name."""
-    found: dict[str, Any] = {}
-    for attribute in dir(node):
-        if attribute.startswith("_saved_"):
-            try:
-                value = getattr(node, attribute)
-            except RuntimeError:  # released already
-                continue
-            if isinstance(value, torch.Tensor):
-                found[attribute.removeprefix("_saved_")] = value.detach()
-            elif isinstance(value, (bool, int, float)):
-                found[attribute.removeprefix("_saved_")] = value
-    try:
-        saved = getattr(node, "saved_tensors", ())
-    except RuntimeError:
-        saved = ()
-    for i, tensor in enumerate(saved):
-        if isinstance(tensor, torch.Tensor):
-            found[f"saved[{i}]"] = tensor.detach()
-    return found

@@ -46,7 +46,7 @@ class Namer:
         """The forward op at the end of the chain (a double backward has two links), or None for a forward op."""
         found: Seen | None = None
         while seen.forward_id is not None:
-            seen = self._microscope.ops[seen.forward_id]
+            seen = self._microscope.op(seen.forward_id)
             found = seen
         return found
 
@@ -56,6 +56,10 @@ class Namer:
 
     def source(self, seen: Seen) -> Source | None:
         """The user's line below the entry call, else a library's, else the line that made the entry call."""
+        event = self._events[seen.event]
+        if isinstance(event, EngineCall) and seen.module is None:
+            position = innermost_outside_torch(event.stack)  # an accumulation by the engine: the line that called it
+            return source_at(event.stack, position) if position is not None else None
         if not self._in_entry(seen):
             position = innermost_outside_torch(seen.stack)
             return source_at(seen.stack, position) if position is not None else None

@@ -38,7 +38,7 @@ from ..recording.tape import (
     version_of,
 )
 from ..torch_private import engine_function, run_backward
-from .microscope import Microscope
+from .microscope import Enough, Microscope, Seen
 
 
 @dataclass(slots=True)
@@ -66,8 +66,19 @@ class Run:
 
 def replay(tape: Tape, names: ModuleNames, symptoms: list[Token], gradients: bool) -> Run:
     """Replay what these tokens (and, if `gradients`, all parameter gradients) depend on."""
-    events = slice_for(tape.events, symptoms, gradients)
-    microscope = Microscope(_ENGINE_CODES, lambda module: names.path(module, look_again=False))
+    return _replay(tape, names, slice_for(tape.events, symptoms, gradients), None)
+
+
+def look_again(tape: Tape, names: ModuleNames, run: Run, number: int) -> Seen | None:
+    """Replay the same events up to one op and return it with its operands kept; None where that op did not come again."""
+    second = _replay(tape, names, run.events, number)
+    ops = second.microscope.ops
+    same = len(ops) > number and ops[number].facts is run.microscope.ops[number].facts
+    return ops[number] if same and ops[number].kept_inputs else None
+
+
+def _replay(tape: Tape, names: ModuleNames, events: list[TapeEvent], wanted: int | None) -> Run:
+    microscope = Microscope(_ENGINE_CODES, lambda module: names.path(module, look_again=False), wanted)
     run = Run(microscope, events, {}, {}, _doubts(tape, events, names))
     run.module_types = names.types()
     run.parameter_names = {key: name for key, (_, name) in names.parameters.items()}
@@ -128,6 +139,8 @@ def _in_thread(run: Run, names: ModuleNames) -> Run:
         try:
             with _nothing_lasts(run, names), _eager(), run.microscope:
                 _play(run)
+        except Enough:
+            pass
         except BaseException as error:  # whatever user code raises here must not kill the thread silently
             run.error = error
         run.seconds = time.perf_counter() - started

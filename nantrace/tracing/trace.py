@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,6 @@ from .. import __version__
 from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
 from ..recording.frames import innermost_outside_torch, source_at
-from ..recording.names import ModuleNames
 from ..recording.recorder import Recorder
 from ..recording.tape import GRADIENT, Token
 from .examples import example_of, example_of_derivative
@@ -22,11 +23,13 @@ from .naming import Namer
 from .optimizers import optimizer_facts, origin_in_optimizer
 from .place import place_of
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
-from .replay import Run, replay
+from .replay import Run, look_again, replay
 from .schema import PLUMBING
 from .sources import Owners, labels_for
 from .summaries import describe, first_bad_element
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
+
+Looker = Callable[[int], Seen | None]
 
 MAX_SYMPTOMS = 16  # of the bad gradients, how many are walked
 
@@ -61,10 +64,11 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))
     tokens = _tokens(alarm, recorder)
     run = replay(recorder.tape, recorder.names, tokens, any(token.kind == GRADIENT for token in tokens))
-    return _from_run(snapshot, alarm, recorder.names, run, tokens)
+    return _from_run(snapshot, alarm, recorder, run, tokens)
 
 
-def _from_run(snapshot: Snapshot, alarm: Alarm, names: ModuleNames, run: Run, tokens: list[Token]) -> Snapshot:
+def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, tokens: list[Token]) -> Snapshot:
+    names = recorder.names
     facts = ReplayFacts(None, tuple(run.reasons), len(run.microscope.ops), run.seconds)
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
@@ -76,7 +80,8 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, names: ModuleNames, run: Run, to
         reason = "the replay came out finite"
         return _without_replay(snapshot, alarm, replace(facts, reproduced=False, reasons=(*facts.reasons, reason)))
     namer = Namer(run.microscope, run.events)
-    finding = _find(run, walk, owners, namer, start, verdict)
+    looker = partial(look_again, recorder.tape, names, run)
+    finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
         finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
     exact, doubts = _compare(run, tokens)
@@ -159,20 +164,22 @@ def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:
 # The origin
 
 
-def _find(run: Run, walk: Walk, owners: Owners, namer: Namer, start: State | None, verdict: Verdict) -> Finding:
+def _find(
+    run: Run, walk: Walk, owners: Owners, namer: Namer, start: State | None, verdict: Verdict, looker: Looker
+) -> Finding:
     states = walk.path(verdict, start)
     path = list(dict.fromkeys(state.op for state in states))
     if verdict.kind == EXTERNAL and verdict.source is not None:
         source = owners.bad_source(verdict.source)
         consumer = _first_consumer(run, states)
-        origin = None if consumer is None else _origin(run, owners, namer, consumer)
+        origin = None if consumer is None else _origin(run, owners, namer, consumer, looker)
         phase = "parameters" if source.kind in ("parameter", "buffer") else "input"
         return Finding(phase, origin, _from(path, consumer), source)
     state = _harmful(run, states) if verdict.kind == DECLARED else verdict.state
     if state is None:
         return Finding("forward", None, path)
     seen = run.microscope.ops[state.op]
-    return Finding(where_ran(run, seen), _origin(run, owners, namer, state), _from(path, state))
+    return Finding(where_ran(run, seen), _origin(run, owners, namer, state, looker), _from(path, state))
 
 
 def _from(path: list[int], state: State | None) -> list[int]:
@@ -197,21 +204,22 @@ def _harmful(run: Run, states: list[State]) -> State | None:
     return states[-1] if states else None
 
 
-def _origin(run: Run, owners: Owners, namer: Namer, state: State) -> Origin:
+def _origin(run: Run, owners: Owners, namer: Namer, state: State, looker: Looker) -> Origin:
     seen = run.microscope.ops[state.op]
     named = namer.name(seen)
-    labels = labels_for(run.microscope, owners, named.seen.id)
-    example = example_of_derivative(seen, state) if named.derivative else example_of(seen, state)
+    shown = seen
+    if named.derivative:  # the forward op was finite, so its operands were not kept: look once more
+        shown = (looker(named.seen.id) if named.seen.id >= 0 else None) or named.seen
+    labels = labels_for(run.microscope, owners, named.seen.id) if named.seen.id >= 0 else {}
+    example = example_of_derivative(seen, state, shown) if named.derivative else example_of(seen, state)
     return Origin(
         op=named.op,
         module=named.module,
         module_type=run.module_types.get(named.module) if named.module is not None else None,
         autograd_node=seen.node or _node_made_by(seen),
         source=named.source,
-        inputs=_inputs(seen, named.seen, labels, named.derivative),
-        outputs=tuple(named.seen.summaries)
-        if named.derivative
-        else tuple(describe(kept.tensor) for kept in seen.kept_outputs),
+        inputs=tuple(describe(kept.tensor, kept.name, labels.get(kept.name, "")) for kept in shown.kept_inputs),
+        outputs=tuple(describe(kept.tensor) for kept in shown.kept_outputs) or tuple(named.seen.summaries),
         example=example,
         arguments=named.seen.arguments,
         id=state.op,
@@ -219,13 +227,6 @@ def _origin(run: Run, owners: Owners, namer: Namer, state: State) -> Origin:
         derivative=named.derivative,
         derivative_aten=seen.facts.aten if named.derivative else "",
     )
-
-
-def _inputs(seen: Seen, named: Seen, labels: dict[str, str], derivative: bool) -> tuple[Any, ...]:
-    if derivative:
-        saved = [(n, t) for n, t in seen.saved.items() if isinstance(t, torch.Tensor) and n not in ("result", "output")]
-        return tuple(describe(tensor, name, labels.get(name, "")) for name, tensor in saved)
-    return tuple(describe(kept.tensor, kept.name, labels.get(kept.name, "")) for kept in seen.kept_inputs)
 
 
 def _node_made_by(seen: Seen) -> str | None:
