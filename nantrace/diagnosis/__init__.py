@@ -1,0 +1,38 @@
+"""From what was seen to what it means: the cause, its evidence in numbers, and what to change.
+
+Reads plain data only. It imports no torch, so that a dump is explained in a blink.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..model import Diagnosis, Snapshot
+from .catalogue import MEANING as MEANING
+from .catalogue import meaning as meaning
+from .finding import Finding
+from .rules import RULES
+from .unexplained import undetermined
+
+_log = logging.getLogger("nantrace")
+
+
+def diagnose(snapshot: Snapshot) -> Diagnosis:
+    """Conclude the cause from a snapshot; UNDETERMINED where no rule has evidence."""
+    findings = _findings(snapshot) or [undetermined(snapshot)]
+    first = findings[0]
+    others = dict.fromkeys(finding.cause for finding in findings[1:] if finding.cause is not first.cause)
+    return Diagnosis(first.cause, first.confidence, first.evidence, first.remedies, tuple(others))
+
+
+def _findings(snapshot: Snapshot) -> list[Finding]:
+    found = []
+    for rule in RULES:
+        try:
+            finding = rule(snapshot)
+        except Exception:  # a rule that fails must cost neither the report nor the training run
+            _log.warning("the rule %s failed and was left out", rule.__name__, exc_info=True)
+            continue
+        if finding is not None:
+            found.append(finding)
+    return found

@@ -1,0 +1,173 @@
+"""Division by exactly zero."""
+
+from __future__ import annotations
+
+from math import isinf, isnan
+
+from ..model import Cause, Origin, Remedy, Snapshot
+from .finding import Finding
+from .numbers import margin, number, plural, rounded, show, show_index
+from .reading import (
+    dtype_of,
+    element,
+    equation,
+    generated_at,
+    holds_zero,
+    made_infinity,
+    made_nan,
+    main_element,
+    main_summary,
+    maker,
+    makers,
+    operand,
+    place,
+    summary,
+)
+from .rewriting import atom, call_of, operand_text, rewritten
+
+QUOTIENTS = ("div", "true_divide", "divide", "floor_divide", "remainder", "fmod")
+_NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "cudnn_batch_norm", "fused_rms_norm")
+
+
+def zero_division(snapshot: Snapshot) -> Finding | None:
+    """Something was divided by exactly zero."""
+    origin = generated_at(snapshot)
+    if origin is None or not (made_infinity(origin) or made_nan(origin)):
+        return None
+    if origin.op in QUOTIENTS:
+        return _quotient(snapshot, origin)
+    if origin.op in ("reciprocal", "rsqrt"):
+        return _of_one(snapshot, origin)
+    if origin.op in ("pow", "float_power"):
+        return _negative_power(snapshot, origin)
+    if origin.op == "addcdiv":
+        divisor = element(origin, "tensor2")
+        if divisor != 0:
+            return None
+        return _found(snapshot, origin, "tensor2", (f"{place(origin.example)}: addcdiv divided by 0",), "certain")
+    return _normalisation(origin) if origin.op in _NORMS else None
+
+
+def denominator(origin: Origin) -> str | None:
+    """The name of the operand that the origin divides by, where it divides by a tensor."""
+    match origin.op:
+        case "div" | "true_divide" | "divide" | "floor_divide" | "remainder" | "fmod":
+            return "other"
+        case "reciprocal" | "rsqrt":
+            return "self"
+        case "addcdiv":
+            return "tensor2"
+        case _:
+            return None
+
+
+def _quotient(snapshot: Snapshot, origin: Origin) -> Finding | None:
+    top, bottom = element(origin, "self"), element(origin, "other")
+    if bottom is not None:
+        # An infinite numerator is inf whatever the denominator; 0 must be what made it.
+        if bottom != 0 or top is not None and (isnan(top) or isinf(top)):
+            return None
+        found = operand(origin, "other")
+        where = show_index(found.index) if found is not None else ""
+        name = atom(operand_text(origin, 1, "other"))
+        evidence = (
+            f"the denominator {name}{where} is exactly 0",
+            equation(origin, f"{show(top) if top is not None else 'x'} / 0"),
+        )
+        return _found(snapshot, origin, "other", evidence, "certain")
+    below = summary(origin, "other")
+    if below is None or not holds_zero(below) or below.nonfinite:
+        return None
+    name = operand_text(origin, 1, "other")
+    zeros = plural(below.zero, "exact zero") if below.zero else "exact zeros"
+    text = f"the denominator {name} holds {zeros} among {below.numel} values"
+    return _found(snapshot, origin, "other", (text,), "likely")
+
+
+def _of_one(snapshot: Snapshot, origin: Origin) -> Finding | None:
+    x = main_element(origin)
+    if x == 0:
+        text = "1 / sqrt(0)" if origin.op == "rsqrt" else "1 / 0"
+        return _found(snapshot, origin, "self", (equation(origin, text),), "certain")
+    found = main_summary(origin)
+    if x is not None or found is None or not holds_zero(found) or found.nonfinite or not made_infinity(origin):
+        return None
+    return _found(
+        snapshot,
+        origin,
+        "self",
+        (f"{origin.op} of {plural(found.zero, 'exact zero') if found.zero else 'exact zeros'}",),
+        "likely",
+    )
+
+
+def _negative_power(snapshot: Snapshot, origin: Origin) -> Finding | None:
+    base, exponent = element(origin, "self"), element(origin, "exponent")
+    if base != 0 or exponent is None or exponent >= 0:
+        return None
+    text = f"0 ** {show(exponent)} = 1 / 0 ** {show(-exponent)}"
+    return _found(snapshot, origin, "self", (f"{place(origin.example)}: {text}",), "certain")
+
+
+def _normalisation(origin: Origin) -> Finding | None:
+    eps = number(origin.arguments.get("eps"))
+    # Statistics are taken in float32 also for half-precision inputs.
+    if eps is None or rounded(eps, "float32") != 0:
+        return None
+    found = operand(origin, "input", "self")
+    whole = found.summary if found is not None else None
+    if whole is None or whole.min is None or whole.min != whole.max:
+        return None
+    values = f"{plural(whole.numel, 'equal value')} ({show(whole.min)})"
+    text = f"{origin.op} of {values}: their variance is 0, and eps={show(eps)} is 0 too"
+    return Finding(Cause.ZERO_DIVISION, "certain", (text,), (Remedy(f"Give {origin.op} an eps above 0.", "eps=1e-5"),))
+
+
+def _found(snapshot: Snapshot, origin: Origin, name: str, evidence: tuple[str, ...], confidence: str) -> Finding:
+    made = maker(snapshot, name)
+    told = (f"it was made by {made.name}{_line(made.source.code if made.source else '')}",) if made is not None else ()
+    return Finding(Cause.ZERO_DIVISION, confidence, (*evidence, *told), division_remedies(snapshot, origin, name))
+
+
+def _line(code: str) -> str:
+    return f" in `{code}`" if code else ""
+
+
+def division_remedies(snapshot: Snapshot, origin: Origin, name: str) -> tuple[Remedy, ...]:
+    """What to change where the origin divides by the operand of that name."""
+    position = 1 if name == "other" else 0
+    eps = margin(dtype_of(origin))
+    text = operand_text(origin, position, "denominator")
+    below = summary(origin, name)
+    signed = below is not None and below.min is not None and below.min < 0
+    counted = any(op.name in ("sum", "count_nonzero", "bincount") for op in makers(snapshot, name, depth=2))
+    if signed:
+        safe = f"torch.where({text} == 0, {eps}, {text})"
+        advice = [Remedy(f"Replace a denominator of 0 by a small eps such as {eps}.", _put(origin, position, safe))]
+    elif counted and below is not None and below.absmax is not None and below.absmax == int(below.absmax):
+        advice = [
+            Remedy(
+                f"{text} counts or sums nothing here: give an empty group (an all-zero mask) a denominator of at "
+                "least 1.",
+                rewritten(origin, position, "{}.clamp_min(1)", f"{text} = {atom(text)}.clamp_min(1)"),
+            ),
+            Remedy("Or skip empty samples before this line, in the data loader or with the mask.", None),
+        ]
+    else:
+        advice = [
+            Remedy(
+                f"Keep the denominator away from 0: clamp it to, or add, a small eps such as {eps}.",
+                rewritten(origin, position, "{}.clamp_min(" + eps + ")", f"{text} = {atom(text)}.clamp_min({eps})"),
+            ),
+            Remedy(
+                f"Or leave out what has nothing to divide by: an empty group, mask or constant row where {text} is 0."
+            ),
+        ]
+    if any(op.name in ("norm", "linalg_vector_norm") for op in makers(snapshot, name, depth=2)):
+        advice.insert(1, Remedy("To normalise a vector, F.normalize has the eps built in.", "F.normalize(x, dim=-1)"))
+    return tuple(advice)
+
+
+def _put(origin: Origin, position: int, text: str) -> str:
+    call = call_of(origin)
+    return call.with_operand(position, text) if call is not None and call.operand(position) else text

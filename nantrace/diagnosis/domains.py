@@ -1,0 +1,188 @@
+"""Functions applied outside their domain: root, power, arcus and their kin."""
+
+from __future__ import annotations
+
+from math import isfinite, isnan
+
+from ..model import Cause, Origin, Remedy, Snapshot
+from .finding import Finding
+from .numbers import fractional, inside_one, limits, margin, plural, show, show_index
+from .reading import (
+    dtype_of,
+    element,
+    equation,
+    generated_at,
+    main_element,
+    main_operand,
+    main_summary,
+    maker,
+    summary,
+)
+from .rewriting import atom, operand_text, rewritten
+
+_BOUNDS = {
+    "acos": (-1.0, 1.0, "[-1, 1]"),
+    "asin": (-1.0, 1.0, "[-1, 1]"),
+    "atanh": (-1.0, 1.0, "(-1, 1)"),
+    "erfinv": (-1.0, 1.0, "(-1, 1)"),
+    "acosh": (1.0, float("inf"), "[1, inf)"),
+    "ndtri": (0.0, 1.0, "(0, 1)"),
+    "entr": (0.0, float("inf"), "[0, inf)"),
+}
+_POLES = ("lgamma", "digamma", "polygamma", "mvlgamma", "gammaln", "psi")
+
+
+def sqrt_domain(snapshot: Snapshot) -> Finding | None:
+    """The square root of a negative number was taken."""
+    origin = generated_at(snapshot, "sqrt", "rsqrt")
+    if origin is None:
+        return None
+    x, found = main_element(origin), main_summary(origin)
+    if x is not None:
+        if not x < 0:
+            return None
+        evidence, confidence = [equation(origin, f"{origin.op}({show(x)})")], "certain"
+    else:
+        if found is None or found.min is None or found.min >= 0 or found.nonfinite:
+            return None
+        evidence, confidence = [f"{origin.op} was taken of values down to {show(found.min)}"], "likely"
+    cancelled = cancellation(snapshot, x if x is not None else found.min if found is not None else None)
+    if cancelled:
+        evidence.append(cancelled)
+    name = operand_text(origin, 0, "x")
+    eps = margin(dtype_of(origin))
+    advice = [
+        Remedy(
+            f"Clamp the negative operand before the root; a bound of {eps} instead of 0 also keeps the gradient "
+            "finite.",
+            rewritten(origin, 0, "{}.clamp_min(" + eps + ")", f"torch.{origin.op}({atom(name)}.clamp_min({eps}))"),
+        )
+    ]
+    if cancelled:
+        advice.append(
+            Remedy(
+                "Compute the variance in a way that cannot cancel: x.var(), or the mean of (x - mean) ** 2.",
+                "std = x.var(dim=-1, unbiased=False).clamp_min(" + eps + ").sqrt()",
+            )
+        )
+    return Finding(Cause.SQRT_DOMAIN, confidence, tuple(evidence), tuple(advice))
+
+
+def cancellation(snapshot: Snapshot, value: float | None) -> str | None:
+    """A sentence where the origin's operand is a difference that rounding error alone can explain."""
+    made = maker(snapshot, "self")
+    if made is None or made.name not in ("sub", "rsub", "add") or value is None or len(made.inputs) < 2:
+        return None
+    sizes = [found.absmax for found in made.inputs if found.absmax is not None]
+    grain = limits(made.outputs[0].dtype if made.outputs else made.inputs[0].dtype)
+    if not sizes or grain is None:
+        return None
+    error = max(sizes) * grain.eps
+    if abs(value) > 16 * error:
+        return None
+    return (
+        f"it is the difference of two numbers as large as {show(max(sizes))}, which {grain.dtype} rounds by up to "
+        f"{show(error)}: cancellation made {show(value)} of a value that cannot be negative"
+    )
+
+
+def pow_domain(snapshot: Snapshot) -> Finding | None:
+    """A negative base was raised to a fractional exponent."""
+    origin = generated_at(snapshot, "pow", "float_power")
+    if origin is None:
+        return None
+    base, exponent = element(origin, "self"), element(origin, "exponent")
+    found = summary(origin, "self")
+    if base is not None and exponent is not None:
+        if not base < 0 or not fractional(exponent):
+            return None
+        evidence, confidence = equation(origin, f"({show(base)}) ** {show(exponent)}"), "certain"
+    elif exponent is not None and fractional(exponent) and found is not None and found.negative and not found.nonfinite:
+        evidence = (
+            f"{plural(found.negative, 'negative value')} down to {show(found.min or 0)} raised to {show(exponent)}"
+        )
+        confidence = "likely"
+    else:
+        return None
+    eps = margin(dtype_of(origin))
+    name = operand_text(origin, 0, "x")
+    advice = (
+        Remedy(
+            "Clamp the negative base before the power (relu gives 0, whose gradient is infinite below exponent 1: "
+            f"use {eps}).",
+            rewritten(origin, 0, "{}.clamp_min(" + eps + ")", f"{atom(name)}.clamp_min({eps}) ** exponent"),
+        ),
+        Remedy(
+            "Or keep the sign apart: raise the abs to the power and multiply by the sign.",
+            f"{atom(name)}.sign() * {atom(name)}.abs().clamp_min({eps}) ** exponent",
+        ),
+    )
+    return Finding(Cause.POW_DOMAIN, confidence, (evidence,), advice)
+
+
+def domain(snapshot: Snapshot) -> Finding | None:
+    """A function was applied outside its domain: acos, asin, atanh, acosh, erfinv, lgamma and their kin."""
+    origin = generated_at(snapshot)
+    if origin is None:
+        return None
+    op = origin.op.removeprefix("special_")
+    x, found = main_element(origin), main_summary(origin)
+    if op in _POLES:
+        if x is None or x > 0 or not isfinite(x) or fractional(x):
+            return None
+        advice = Remedy(
+            f"Keep the argument of {op} above 0, with softplus or a clamp.", f"torch.{op}(x.clamp_min(1e-6))"
+        )
+        return Finding(Cause.DOMAIN, "certain", (equation(origin, f"{op}({show(x)}), a pole"),), (advice,))
+    if op not in _BOUNDS:
+        return None
+    low, high, interval = _BOUNDS[op]
+    open_ends = interval.startswith("(") or op == "atanh"
+    values = [x] if x is not None else [v for v in (found.min, found.max) if v is not None] if found else []
+    out = [v for v in values if v < low or v > high or open_ends and v in (low, high)]
+    if not out or any(isnan(v) for v in values):
+        return None
+    worst = out[-1]
+    where = show_index(index.index) if (index := main_operand(origin)) is not None else ""
+    evidence = [
+        equation(origin, f"{op}({show(worst)})") if x is not None else f"{op} was given values up to {show(worst)}"
+    ]
+    name = operand_text(origin, 0, "x")
+    beyond = min(abs(worst - low), abs(worst - high))
+    grain = limits(dtype_of(origin))
+    rounding = grain is not None and 0 < beyond <= 64 * grain.eps
+    evidence.append(
+        f"{op} is defined on {interval}; {atom(name)}{where} is outside by {show(beyond)}"
+        + (f", a few roundings of {dtype_of(origin)} (eps {show(grain.eps)})" if rounding and grain is not None else "")
+    )
+    return Finding(Cause.DOMAIN, "certain" if x is not None else "likely", tuple(evidence), domain_remedies(origin))
+
+
+def domain_remedies(origin: Origin) -> tuple[Remedy, ...]:
+    """How to keep the operand inside the function's domain, and its derivative finite."""
+    op = origin.op.removeprefix("special_")
+    eps = inside_one(dtype_of(origin))
+    name = operand_text(origin, 0, "x")
+    if op == "acosh":
+        inside = f"clamp_min(1 + {eps})"
+    elif op in ("ndtri", "entr"):
+        inside = f"clamp({eps}, 1 - {eps})"
+    else:
+        inside = f"clamp(-1 + {eps}, 1 - {eps})"
+    advice = [
+        Remedy(
+            f"Clamp the operand strictly inside the domain, a small eps ({eps}) short of its ends, where the "
+            "derivative is "
+            "infinite.",
+            rewritten(origin, 0, "{}." + inside, f"torch.{op}({atom(name)}.{inside})"),
+        )
+    ]
+    if op in ("acos", "asin"):
+        advice.append(
+            Remedy(
+                "For an angle between vectors use atan2 of the cross and the dot product: exact near 0 and pi, no "
+                "clamp needed.",
+                "angle = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1))",
+            )
+        )
+    return tuple(advice)

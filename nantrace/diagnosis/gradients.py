@@ -1,0 +1,192 @@
+"""Born in backward: derivatives that are infinite, and masks that do not protect them."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from ..model import Cause, Op, Origin, Remedy, Snapshot
+from .division import denominator
+from .domains import domain_remedies
+from .finding import Finding
+from .gradient_remedies import double_where, for_root
+from .numbers import plural, show, show_index
+from .reading import derivative_at, element, holds_zero, main_operand, op_by_id, readers
+from .rewriting import operand_text
+from .slopes import Slope, slope
+
+_MASKS = (
+    "where",
+    "masked_fill",
+    "masked_select",
+    "index",
+    "index_put",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "nan_to_num",
+    "maximum",
+    "minimum",
+    "masked_scatter",
+    "gather",
+    "index_select",
+    "mul",
+)
+_DIVIDING = ("div", "true_divide", "reciprocal", "rsqrt")
+_POLES_AT_ZERO = (*_DIVIDING, "pow", "log", "log2", "log10")
+_SPECTRAL = ("linalg_eigh", "linalg_eig", "linalg_svd", "svd", "symeig", "eigh")
+
+
+def singular_gradient(snapshot: Snapshot) -> Finding | None:
+    """The forward value is finite, but its derivative there is infinite or undefined."""
+    origin = derivative_at(snapshot)
+    if origin is None:
+        return None
+    local = slope(origin)
+    if local is not None:
+        if local.value is not None or not local.forward_finite:
+            return None
+        found = main_operand(origin)
+        at = (
+            f"{operand_text(origin, 0, found.name)}{show_index(found.index)} = {show(found.value)}: "
+            if (found is not None and found.value is not None)
+            else ""
+        )
+        evidence = (f"{at}{local.text}", *_revived(origin, local))
+        return Finding(Cause.SINGULAR_GRADIENT, "certain", evidence, _for_slope(snapshot, origin))
+    return _zero_vector(origin) or _divided_by_zero(snapshot, origin)
+
+
+def masked_gradient(snapshot: Snapshot) -> Finding | None:
+    """A mask hides a bad branch in forward, and 0 * inf revives it in backward."""
+    origin = derivative_at(snapshot)
+    local = slope(origin) if origin is not None else None
+    if origin is None or local is None or local.value is not None:
+        return None
+    gradient = element(origin, "grad")
+    mask = _mask(snapshot)
+    if local.forward_finite and not (gradient == 0 and mask is not None):
+        return None
+    if gradient is not None and gradient != 0 and mask is None:
+        return None
+    evidence = [f"{local.text}", *_revived(origin, local)]
+    if mask is not None:
+        line = f" in `{mask.source.code}`" if mask.source is not None and mask.source.code else ""
+        evidence.append(f"{mask.name}{line} takes the value out in forward, but only after {origin.op} computed it")
+    elif not local.forward_finite:
+        evidence.append("the bad forward value did not reach the loss: something downstream took it out")
+    confidence = "certain" if gradient == 0 else "likely"
+    return Finding(
+        Cause.MASKED_GRADIENT,
+        confidence,
+        tuple(evidence),
+        (double_where(origin), *_for_slope(snapshot, origin)[:1]),
+    )
+
+
+def _mask(snapshot: Snapshot) -> Op | None:
+    return next(
+        (op for op in readers(snapshot, depth=3) if op.name in _MASKS and (op.name != "mul" or _zeros(op))), None
+    )
+
+
+def _zeros(op: Op) -> bool:
+    return any(holds_zero(found) for found in op.inputs)
+
+
+def _revived(origin: Origin, local: Slope) -> tuple[str, ...]:
+    gradient = element(origin, "grad")
+    if gradient is None:
+        return ()
+    if gradient == 0:
+        return (f"the gradient that arrives at {origin.op} is 0, and 0 * inf = nan",)
+    made = (
+        f" = {show(origin.example.value)}" if origin.example is not None and not isfinite(origin.example.value) else ""
+    )
+    return (
+        f"the gradient that arrives at {origin.op} is {show(gradient)}; times that "
+        f"derivative{made or ' it is not finite'}",
+    )
+
+
+def _zero_vector(origin: Origin) -> Finding | None:
+    found = main_operand(origin)
+    if (
+        origin.op not in ("norm", "linalg_vector_norm", "dist", "cdist_dist", "pairwise_distance", "std", "var")
+        or found is None
+    ):
+        return None
+    whole = found.summary
+    values = (
+        (whole.min, whole.max)
+        if whole is not None
+        else (min(found.values), max(found.values))
+        if found.values
+        else (None, None)
+    )
+    if values[0] is None or values[0] != values[1] or values[0] != 0 and "norm" in origin.op:
+        return None
+    kind = "a zero vector" if values[0] == 0 else "equal values"
+    text = f"{origin.op} of {kind}: its derivative is x / {origin.op}(x) = 0 / 0"
+    return Finding(Cause.SINGULAR_GRADIENT, "certain", (text,), for_root(origin, origin.op))
+
+
+def _divided_by_zero(snapshot: Snapshot, origin: Origin) -> Finding | None:
+    """The backward itself divided: by an operand that is 0 at the element, or by a tensor with zeros."""
+    derivative = op_by_id(snapshot, origin.id)
+    name = origin.derivative_aten.partition("::")[2].partition(".")[0].strip("_") or (
+        derivative.name if derivative else ""
+    )
+    if name not in _POLES_AT_ZERO:
+        return None
+    found = main_operand(origin)
+    if found is not None and found.value == 0:
+        at = f"{found.name}{show_index(found.index)}"
+        does = f"divides ({name}) by a value" if name in _DIVIDING else f"takes the {name} of a value"
+        text = f"{at} = 0, and the backward of {origin.op} {does} that is 0 there"
+        return Finding(Cause.SINGULAR_GRADIENT, "certain", (text, *_gradient_told(origin)), for_root(origin, origin.op))
+    if derivative is None or derivative.phase != "backward" or name not in _DIVIDING:
+        return None
+    divisor = next(
+        (given for given in derivative.inputs if given.name == (denominator(_named(origin, name)) or "other")), None
+    )
+    if divisor is None or not holds_zero(divisor):
+        return None
+    zeros = (
+        f"{plural(divisor.zero, 'exact zero')} of {divisor.numel} values"
+        if divisor.zero
+        else "exact zeros, its least value"
+    )
+    text = f"the backward of {origin.op} divides by a tensor with {zeros}"
+    if origin.op in _SPECTRAL:
+        text += ": two eigenvalues (or singular values) are equal, and their difference is the divisor"
+        advice: tuple[Remedy, ...] = (
+            Remedy(
+                "Separate equal eigenvalues: add a small random diagonal (eps) to the matrix, or use only the "
+                "values, not the "
+                "vectors, in the loss.",
+                "a = a + 1e-6 * torch.diag(torch.rand(a.shape[-1]))",
+            ),
+        )
+    else:
+        advice = for_root(origin, origin.op)
+    return Finding(Cause.SINGULAR_GRADIENT, "likely", (text, *_gradient_told(origin)), advice)
+
+
+def _named(origin: Origin, name: str) -> Origin:
+    return Origin(op=name, module=origin.module)
+
+
+def _gradient_told(origin: Origin) -> tuple[str, ...]:
+    gradient = element(origin, "grad")
+    return (f"the gradient that arrives there is {show(gradient)}",) if gradient is not None else ()
+
+
+def _for_slope(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
+    op = origin.op.removeprefix("special_")
+    if op in ("acos", "asin", "acosh", "atanh", "erfinv"):
+        return domain_remedies(origin)
+    root = for_root(origin, op)
+    masked = _mask(snapshot)
+    if masked is not None and masked.name == "where" and element(origin, "grad") == 0:
+        return (double_where(origin), *root)
+    return root

@@ -1,0 +1,139 @@
+"""Arithmetic on infinities that the program wrote itself: inf - inf, 0 * inf, inf / inf."""
+
+from __future__ import annotations
+
+from math import isinf, isnan
+
+from ..model import Cause, OperandValue, Origin, Remedy, Snapshot
+from .finding import Finding
+from .numbers import plural, show
+from .reading import (
+    dtype_of,
+    element,
+    equation,
+    made_nan,
+)
+from .rewriting import atom, call_of
+
+
+def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
+    """An infinity that was written on purpose met inf - inf, 0 * inf or inf / inf."""
+    origin = snapshot.origin
+    if origin is None or snapshot.source_value is not None or not (made_nan(origin) or origin.derivative):
+        return None
+    clash = _clash(origin) or _slice_clash(origin) or _vector_clash(origin)
+    if clash is not None:
+        return _declared(origin, (clash,), "certain")
+    holding = [found for found in origin.inputs if found.pos_inf or found.neg_inf]
+    if origin.derivative or not holding or any(found.nan for found in origin.inputs) or origin.op.endswith("softmax"):
+        return None
+    if origin.example is not None and not any(isinf(v) for o in origin.example.operands for v in o.values):
+        return None
+    worst = holding[0]
+    count = plural(worst.pos_inf + worst.neg_inf, "infinity", "infinities")
+    text = f"{origin.op} made NaN of operands without NaN; {worst.name or 'one'} holds {count}"
+    return _declared(origin, (text,), "likely")
+
+
+def _clash(origin: Origin) -> str | None:
+    a, b = element(origin, "self"), element(origin, "other")
+    if origin.derivative:
+        factors = [factor for factor in (a, b) if factor is not None and isinf(factor)]
+        if origin.op != "mul" or element(origin, "grad") != 0 or not factors:
+            return None
+        return f"the derivative of a product multiplies the gradient 0 by the factor {show(factors[0])}: 0 * inf = nan"
+    if a is not None and b is None and isinf(a) and origin.op in ("sin", "cos", "tan", "fmod", "remainder"):
+        return equation(origin, f"{origin.op}({show(a)})")
+    if a is None or b is None or not (isinf(a) or isinf(b)) or isnan(a) or isnan(b):
+        return None
+    match origin.op:
+        case "mul" if a == 0 or b == 0:
+            return equation(origin, f"{show(a)} * {show(b)}")
+        case "div" | "true_divide" if isinf(a) and isinf(b):
+            return equation(origin, f"{show(a)} / {show(b)}")
+        case "add" if isinf(a) and isinf(b) and a != b:
+            return equation(origin, f"{show(a)} + {show(b)}")
+        case "sub" | "rsub" if a == b:
+            return equation(origin, f"{show(a)} - {show(b)}")
+        case _:
+            return None
+
+
+def _slice_clash(origin: Origin) -> str | None:
+    found = next((o for o in origin.example.operands if o.kind == "slice"), None) if origin.example else None
+    if found is None:
+        return None
+    up, down, total = _infinities(found)
+    if origin.op == "logsumexp" and down and down == total:
+        verb = "its derivative exp(x - logsumexp) is exp(-inf - -inf), undefined" if origin.derivative else "it is -inf"
+        return f"logsumexp reads {plural(total, 'value')} that are all -inf, so {verb}"
+    if up and down:
+        return equation(origin, f"{origin.op} of {plural(up, 'value')} inf and {plural(down, 'value')} -inf")
+    if (up or down) and origin.op in ("std", "var", "softmax", "log_softmax", "std_mean", "var_mean"):
+        if origin.op.endswith("softmax") and not up:
+            return None
+        return equation(origin, f"{origin.op} of a slice with {plural(up + down, 'infinity', 'infinities')}")
+    return None
+
+
+def _infinities(found: OperandValue) -> tuple[int, int, int]:
+    if found.summary is not None:
+        return found.summary.pos_inf, found.summary.neg_inf, found.summary.numel
+    up = sum(isinf(v) and v > 0 for v in found.values)
+    return up, sum(isinf(v) and v < 0 for v in found.values), len(found.values)
+
+
+def _vector_clash(origin: Origin) -> str | None:
+    row = next((o for o in origin.example.operands if o.kind == "row"), None) if origin.example else None
+    column = next((o for o in origin.example.operands if o.kind == "column"), None) if origin.example else None
+    if row is None or column is None or any(isnan(v) for v in (*row.values, *column.values)):
+        return None
+    for i, (a, b) in enumerate(zip(row.values, column.values, strict=False)):
+        if isinf(a) and b == 0 or a == 0 and isinf(b):
+            return equation(origin, f"... + {show(a)} * {show(b)} (term {i}) + ...")
+    products = {a * b for a, b in zip(row.values, column.values, strict=False)}
+    if float("inf") in products and float("-inf") in products:
+        return equation(origin, "... + inf + ... - inf + ...")
+    return None
+
+
+def _declared(origin: Origin, evidence: tuple[str, ...], confidence: str) -> Finding:
+    holding = [found.label for found in origin.inputs if (found.pos_inf or found.neg_inf) and not found.nan]
+    where = f", in {holding[0]}" if holding and holding[0] else ""
+    told = (f"the infinity was written on purpose (a mask or a fill){where}",) if holding else ()
+    lowest = (
+        f"torch.finfo(torch.{dtype_of(origin)}).min" if dtype_of(origin).startswith(("float", "bfloat")) else "-1e4"
+    )
+    advice = [
+        Remedy(
+            "Mask with a large finite negative such as -1e4 (or torch.finfo(dtype).min) instead of -inf: it vanishes "
+            "in a "
+            "softmax or logsumexp all the same, and 0 times it is 0.",
+            f"masked_fill(~mask, {lowest if origin.op != 'logsumexp' else '-1e4'})",
+        ),
+    ]
+    call = call_of(origin)
+    if origin.op == "mul" and call is not None and len(call.spans) == 2:
+        a, b = element(origin, "self"), element(origin, "other")
+        zero, other = (
+            (call.operand(0), call.operand(1))
+            if a == 0 or b is not None and isinf(b)
+            else (call.operand(1), call.operand(0))
+        )
+        advice.insert(
+            0,
+            Remedy(
+                f"Select instead of multiplying: where {zero} is 0 the product must not be formed, for 0 * inf is NaN.",
+                call.with_call(
+                    f"torch.where({zero} == 0, 0.0, {zero} * {atom(other or '')}.masked_fill({zero} == 0, 0.0))"
+                ),
+            ),
+        )
+    else:
+        advice.append(
+            Remedy(
+                "Or take the masked elements out before this op with torch.where, so that no infinity enters it.",
+                "x = torch.where(mask, x, torch.zeros_like(x))",
+            )
+        )
+    return Finding(Cause.INF_ARITHMETIC, confidence, (*evidence, *told), tuple(advice))

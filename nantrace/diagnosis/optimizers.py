@@ -1,0 +1,214 @@
+"""Finite gradients, a non-finite parameter after the update."""
+
+from __future__ import annotations
+
+from math import isfinite, log10, sqrt
+
+from ..model import Cause, OptimizerFacts, Origin, Remedy, Snapshot
+from .finding import Finding
+from .numbers import limits, log_of, number, rounded, show, show_index, show_limit, show_power
+from .reading import dtype_of, element, operand
+
+_SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "max_exp_avg_sq", "v")
+_DIVIDING = frozenset(
+    {"adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "sparseadam", "adafactor"}
+)
+
+
+def optimizer_precision(snapshot: Snapshot) -> Finding | None:
+    """The optimizer's eps rounds to 0 in the parameter's dtype, and the second moment is 0."""
+    found = _at_optimizer(snapshot)
+    if found is None:
+        return None
+    origin, facts = found
+    eps, dtype = number(facts.settings.get("eps")), facts.parameter_dtype or dtype_of(origin)
+    end = limits(dtype)
+    if end is None or not eps or rounded(eps, dtype) != 0 or not divides(facts):
+        return None
+    moment = _second_moment(origin)
+    if moment is not None and rounded(moment[1], dtype) != 0:
+        return None
+    evidence = [f"eps={show(eps)} rounds to 0 in {dtype} (smallest positive value {show(end.smallest_subnormal)})"]
+    if moment is not None:
+        gradient = element(origin, "grad")
+        grad = f" (gradient {show(gradient)})" if gradient is not None else ""
+        evidence.append(
+            f"{moment[0]} = {show(moment[1])} at {_where(origin, facts)}{grad}, so the update divides by sqrt(0) + 0"
+        )
+    return Finding(
+        Cause.PRECISION, "certain" if moment is not None else "likely", tuple(evidence), _for_eps(facts, dtype)
+    )
+
+
+def optimizer(snapshot: Snapshot) -> Finding | None:
+    """The gradients were finite, the update made a parameter non-finite."""
+    found = _at_optimizer(snapshot)
+    if found is None:
+        return None
+    origin, facts = found
+    gradient = element(origin, "grad")
+    if gradient is not None and not isfinite(gradient):
+        return None
+    broken = _broken_setting(facts)
+    if broken is not None:
+        advice = Remedy(
+            f"Give {broken} a finite value; if a scheduler sets it, check the scheduler.",
+            f"{facts.type}(..., {broken}=...)",
+        )
+        text = f"{facts.type} stepped with {broken}={show(_setting(facts, broken))}"
+        return Finding(Cause.OPTIMIZER, "certain", (text,), (advice,))
+    overflowing = update_overflow(snapshot)
+    if overflowing is not None:
+        return Finding(Cause.OPTIMIZER, overflowing.confidence, overflowing.evidence, overflowing.remedies)
+    moment, dtype = _second_moment(origin), facts.parameter_dtype or dtype_of(origin)
+    eps = number(facts.settings.get("eps"))
+    where = _where(origin, facts)
+    if moment is not None and moment[1] < 0:
+        text = f"{moment[0]} = {show(moment[1])} at {where}: a sum of squares cannot be negative, and its root is NaN"
+        advice = Remedy(
+            f"Reset the state of {facts.type}: it was loaded or changed wrongly.", "optimizer.state.clear()"
+        )
+        return Finding(Cause.OPTIMIZER, "certain", (text,), (advice,))
+    if (
+        moment is not None
+        and eps is not None
+        and divides(facts)
+        and rounded(sqrt(moment[1]), dtype) + rounded(eps, dtype) == 0
+    ):
+        text = f"{moment[0]} = {show(moment[1])} at {where} and eps={show(eps)}: the update divides by 0"
+        return Finding(Cause.OPTIMIZER, "certain", (text,), _for_eps(facts, dtype))
+    bad = _bad_state(origin)
+    if bad is not None:
+        text = f"the state {bad[0]} of {facts.type} was {show(bad[1])} at {where} although the gradient is finite"
+        advice = Remedy(
+            "Reset the optimizer's state, or load it from a checkpoint in which it is finite.",
+            "optimizer.state.clear()",
+        )
+        return Finding(Cause.OPTIMIZER, "certain", (text,), (advice,))
+    if gradient is None:
+        return None
+    settings = ", ".join(f"{name}={value}" for name, value in facts.settings.items())
+    text = f"{facts.type}({settings}) made {where} non-finite of the finite gradient {show(gradient)}"
+    advice = Remedy(
+        "Check eps, lr and weight_decay of the optimizer against the state values above.",
+        f"{facts.type}(..., eps=1e-8, lr=...)",
+    )
+    return Finding(Cause.OPTIMIZER, "likely", (text, *_states(origin)), (advice,))
+
+
+def update_overflow(snapshot: Snapshot) -> Finding | None:
+    """The update lr * (gradient + weight decay) is past the end of the parameter's dtype."""
+    found = _at_optimizer(snapshot)
+    if found is None:
+        return None
+    origin, facts = found
+    dtype = facts.parameter_dtype or dtype_of(origin)
+    end, rate = limits(dtype), number(facts.settings.get("lr"))
+    before, gradient = element(origin, "param"), element(origin, "grad")
+    if (
+        end is None
+        or rate is None
+        or not isfinite(rate)
+        or gradient is None
+        or not isfinite(gradient)
+        or divides(facts)
+    ):
+        return None
+    momentum = element(origin, "momentum_buffer")
+    decay = number(facts.settings.get("weight_decay")) or 0.0
+    direction = momentum if momentum is not None and isfinite(momentum) and abs(momentum) > abs(gradient) else gradient
+    pieces = [(abs(direction), rate), (abs(before or 0.0), rate * decay)]
+    size, factor = max(pieces, key=lambda pair: log_of(pair[0]) + log_of(pair[1]))
+    power = log_of(size) + log_of(factor)
+    if power < log10(end.max) and not (before is not None and rounded(before - rate * direction, dtype) in _INFINITE):
+        return None
+    product = f"{show(factor)} * {show(size)} = {show_power(power)}"
+    text = f"the update of {_where(origin, facts)} is {product}, {show_limit(dtype)}"
+    advice = (
+        Remedy("Lower the learning rate.", f"{facts.type}(..., lr={rate / 10:.1g})"),
+        Remedy(
+            "Clip the gradient norm before the step.",
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)",
+        ),
+    )
+    return Finding(Cause.OVERFLOW, "certain", (text,), advice)
+
+
+_INFINITE = (float("inf"), float("-inf"))
+
+
+def divides(facts: OptimizerFacts) -> bool:
+    """Whether the optimizer divides by the root of a second moment."""
+    return facts.type.lower() in _DIVIDING or "adam" in facts.type.lower()
+
+
+def _at_optimizer(snapshot: Snapshot) -> tuple[Origin, OptimizerFacts] | None:
+    if snapshot.phase != "optimizer" or snapshot.origin is None or snapshot.optimizer is None:
+        return None
+    if snapshot.source_value is not None or snapshot.exception is not None:
+        return None
+    return snapshot.origin, snapshot.optimizer
+
+
+def _second_moment(origin: Origin) -> tuple[str, float] | None:
+    for name in _SECOND_MOMENTS:
+        found = operand(origin, name)
+        if found is not None and found.value is not None:
+            return name, found.value
+    return None
+
+
+def _bad_state(origin: Origin) -> tuple[str, float] | None:
+    known = origin.example.operands if origin.example is not None else ()
+    for found in known:
+        if found.name not in ("param", "grad") and found.value is not None and not isfinite(found.value):
+            return found.name, found.value
+    return None
+
+
+def _states(origin: Origin) -> tuple[str, ...]:
+    known = origin.example.operands if origin.example is not None else ()
+    told = ", ".join(f"{found.name}={show(found.value)}" for found in known if found.value is not None)
+    return (f"at that element: {told}",) if told else ()
+
+
+def _setting(facts: OptimizerFacts, name: str) -> float:
+    value = number(facts.settings.get(name))
+    return float("nan") if value is None else value
+
+
+def _broken_setting(facts: OptimizerFacts) -> str | None:
+    for name, value in facts.settings.items():
+        known = number(value)
+        if known is not None and not isfinite(known):
+            return name
+    return None
+
+
+def _where(origin: Origin, facts: OptimizerFacts) -> str:
+    return (
+        f"{facts.parameter or 'the parameter'}{show_index(origin.example.index) if origin.example is not None else ''}"
+    )
+
+
+def _for_eps(facts: OptimizerFacts, dtype: str) -> tuple[Remedy, ...]:
+    eps = "1e-4" if dtype == "float16" else "1e-8"
+    coarse = dtype != "float32"
+    return (
+        Remedy(
+            f"Give {facts.type} an eps that {dtype} can hold, such as {eps}.",
+            f"torch.optim.{facts.type}(model.parameters(), eps={eps})",
+        ),
+        *(
+            (
+                Remedy(
+                    "Or keep the parameters in float32 (master weights) and compute in half precision (fp16, "
+                    "float16) under "
+                    "torch.autocast with a GradScaler; bf16 (bfloat16) has the range but not the digits.",
+                    'model.float()\nwith torch.autocast("cuda", dtype=torch.float16):\n    loss = ...',
+                ),
+            )
+            if coarse
+            else ()
+        ),
+    )

@@ -1,0 +1,153 @@
+"""Values that were already bad when they entered the step: inputs, labels, parameters."""
+
+from __future__ import annotations
+
+from ..model import BadSource, Cause, Origin, Remedy, Snapshot
+from .finding import Finding
+from .indexing import is_label, label_remedies
+from .numbers import number, plural, show, show_index
+from .reading import generated_at
+from .rewriting import atom, call_of
+
+_ELEMENTWISE_LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "sub")
+
+
+def bad_input(snapshot: Snapshot) -> Finding | None:
+    """NaN or Inf was already in the batch."""
+    source = snapshot.source_value
+    if source is None or source.kind != "input":
+        return None
+    name = _plain(source.name)
+    sample = f", sample {source.index[0]} of the batch" if source.index else ""
+    to = f" given to {source.entry or 'the model'}" if source.entry is not None else ""
+    evidence = [f"input {name}{show_index(source.index)} = {show(source.value)}{to}{sample}", _counts(source)]
+    evidence += _consumer(snapshot.origin)
+    advice = (
+        Remedy(
+            "Find the bad samples in the data set: `nantrace scan` goes through the loader and names each sample and "
+            "field "
+            "with NaN or Inf.",
+            f"assert torch.isfinite({name}).all(), torch.isfinite({name}).logical_not().nonzero()[:5]",
+        ),
+        Remedy(
+            "If NaN stands for a missing value, impute it in the data loader and tell the model with a mask.",
+            f"missing = {name}.isnan()\n{name} = {name}.nan_to_num(0.0)",
+        ),
+    )
+    return Finding(Cause.BAD_INPUT, "certain", tuple(evidence), advice)
+
+
+def bad_label(snapshot: Snapshot) -> Finding | None:
+    """A label is missing (NaN) or impossible."""
+    source = snapshot.source_value
+    if source is not None and source.kind == "label":
+        return _missing_label(snapshot, source)
+    facts = snapshot.index
+    if facts is not None and is_label(facts):
+        text = f"label {facts.value} at {facts.operand}{show_index(facts.position)} is none of the {facts.high} classes"
+        return Finding(Cause.BAD_LABEL, "certain", (text,), label_remedies(facts))
+    return _impossible_alignment(snapshot)
+
+
+def _missing_label(snapshot: Snapshot, source: BadSource) -> Finding:
+    name = _plain(source.name)
+    evidence = [f"label {name}{show_index(source.index)} = {show(source.value)}", _counts(source)]
+    origin = snapshot.origin
+    evidence += _consumer(origin)
+    if snapshot.symptom.kind == "gradient":
+        evidence.append(
+            "a mask applied after the loss does not help: the gradient of a masked element is 0 * nan = nan"
+        )
+    call = call_of(origin) if origin is not None and origin.op in _ELEMENTWISE_LOSSES else None
+    if call is not None and len(call.spans) >= 2:
+        prediction, target = call.operand(0) or "pred", call.operand(1) or name
+        new = call.text.replace(prediction, f"{atom(prediction)}[keep]", 1)
+        head, _, tail = new.rpartition(target)
+        code = f"keep = torch.isfinite({target})\n" + call.with_call(f"{head}{atom(target)}[keep]{tail}")
+    else:
+        code = f"keep = torch.isfinite({name})\nloss = loss_fn(pred[keep], {name}[keep])"
+    advice = (
+        Remedy("Select the elements that have a label before the loss, not after it.", code),
+        Remedy(
+            "Or fill the missing targets before the loss and weight their terms with 0.",
+            f"loss = (loss_fn(pred, torch.where(keep, {name}, pred.detach())) * keep).sum() / keep.sum().clamp_min(1)",
+        ),
+        Remedy("Name the samples without a label: `nantrace scan` goes through the loader."),
+    )
+    return Finding(Cause.BAD_LABEL, "certain", tuple(evidence), advice)
+
+
+def _impossible_alignment(snapshot: Snapshot) -> Finding | None:
+    """A CTC target that is longer than its input has no alignment, so its loss is infinite."""
+    origin = generated_at(snapshot, "ctc_loss", "cudnn_ctc_loss")
+    if origin is None or not any(found.pos_inf for found in origin.outputs):
+        return None
+    inputs, targets = origin.arguments.get("input_lengths"), origin.arguments.get("target_lengths")
+    text, confidence = (
+        "ctc_loss of finite log-probabilities is inf: some target has no alignment with its input",
+        "likely",
+    )
+    if isinstance(inputs, (list, tuple)) and isinstance(targets, (list, tuple)):
+        for sample, (length, target) in enumerate(zip(inputs, targets, strict=False)):
+            if (number(target) or 0) > (number(length) or 0):
+                labels, frames = plural(int(target), "label"), plural(int(length), "frame")
+                text = f"sample {sample} has {labels} for {frames}: no alignment exists"
+                confidence = "certain"
+                break
+    advice = (
+        Remedy("Leave out samples whose target is longer than their input (repeated labels need a frame more)."),
+        Remedy("Or let ctc_loss count them as 0.", "F.ctc_loss(..., zero_infinity=True)"),
+    )
+    return Finding(Cause.BAD_LABEL, confidence, (text,), advice)
+
+
+def bad_parameter(snapshot: Snapshot) -> Finding | None:
+    """A parameter or a buffer was not finite before the step began."""
+    source = snapshot.source_value
+    if source is None or source.kind not in ("parameter", "buffer"):
+        return None
+    evidence = [f"{source.kind} {source.name}{show_index(source.index)} = {show(source.value)}", _counts(source)]
+    first = snapshot.history.steps[0].step if snapshot.history.steps else None
+    start = source.since_step == 0 or (source.since_step is None and snapshot.step == 0)
+    if start:
+        evidence.append("it was bad in step 0 already, so training did not make it: initialisation or checkpoint")
+    elif source.since_step is not None:
+        oldest = " (the oldest step that is still recorded)" if source.since_step == first else ""
+        evidence.append(f"it has been bad since step {source.since_step}{oldest}; this is step {snapshot.step}")
+    evidence += _consumer(snapshot.origin)
+    path = f"model.{source.name}" if source.name else "parameter"
+    init = (
+        Remedy(
+            f"Initialise {source.name}: memory from torch.empty is uninitialised and may hold anything.",
+            f"nn.init.normal_({path}, std=0.02)",
+        )
+        if source.kind == "parameter"
+        else Remedy(
+            f"Register {source.name} with defined values (torch.zeros, not torch.empty), or reset it.",
+            f"{path}.zero_()",
+        )
+    )
+    check = Remedy(
+        "If it comes from a checkpoint, load an earlier one; check it right after loading.",
+        "bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]",
+    )
+    return Finding(Cause.BAD_PARAMETER, "certain", tuple(evidence), (init, check) if start else (check, init))
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("input ").removeprefix("label ") or "x"
+
+
+def _counts(source: BadSource) -> str:
+    found = source.summary
+    kinds = [(found.nan, "nan"), (found.pos_inf, "inf"), (found.neg_inf, "-inf")]
+    told = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
+    shape = ", ".join(str(size) for size in found.shape)
+    return f"{found.nonfinite} of {plural(found.numel, 'value')} (shape [{shape}]) not finite: {told}"
+
+
+def _consumer(origin: Origin | None) -> list[str]:
+    if origin is None:
+        return []
+    where = f" in {origin.module}" if origin.module else ""
+    return [f"the first op that read it is {origin.op}{where}"]
