@@ -1,0 +1,150 @@
+"""Turns a report into a story: the order in which a tired person needs the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..model import Cause, Diagnosis, Expected, Op, Origin, Remedy, Snapshot
+from . import numbers
+from .codeblock import code_block, operand_lines
+from .harmless import harmless, prose
+from .headline import headline
+from .limits import ROOMY, Limits
+from .story import Fix, Row, Section, Sentence, Story
+from .trail import trail
+from .words import BORN, module, name
+
+_TREND = 6  # steps
+_GROWING = (Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
+
+
+def tell(snapshot: Snapshot, diagnosis: Diagnosis, path: tuple[Op, ...], limits: Limits = ROOMY) -> Story:
+    """The whole story. Whatever is not known is left out, never printed as empty."""
+    sections = (
+        Section("Code", tuple(_code(snapshot, limits))),
+        Section("Where", tuple(_where(snapshot))),
+        Section("Why", tuple(_why(snapshot, diagnosis, limits))),
+        Section("Path", () if snapshot.exception is not None else (trail(snapshot, path, limits),)),
+        Section("Fix", tuple(_fixes(diagnosis.remedies, limits))),
+        Section("State", tuple(_state(snapshot))),
+    )
+    return Story(headline(snapshot, diagnosis), tuple(section for section in sections if section.rows))
+
+
+def _code(snapshot: Snapshot, limits: Limits) -> Iterable[Row]:
+    block = code_block(snapshot.origin.source, limits) if snapshot.origin is not None else None
+    if block is not None:
+        yield block
+    operands = operand_lines(snapshot, limits)
+    if operands is not None:
+        yield operands
+
+
+def _where(snapshot: Snapshot) -> Iterable[Row]:
+    origin = snapshot.origin
+    step = f"step {snapshot.step}"
+    if origin is None:
+        born = BORN.get(snapshot.phase, "")
+        yield Sentence(f"{step}{', ' if born else ''}{born}; the op that made it is not known")
+        return
+    born = "raised" if snapshot.exception is not None else "born " + BORN.get(snapshot.phase, prose(snapshot.phase))
+    if snapshot.source_value is not None:
+        came = "there before the step began" if snapshot.phase == "parameters" else "came in from outside"
+        born = f"{came}; this is the first op that used it"
+    yield Sentence(", ".join(part for part in (_op(origin), _home(origin), step, born) if part))
+    if snapshot.optimizer is not None and snapshot.phase == "optimizer":
+        # Switches that are off say nothing.
+        used = {key: value for key, value in snapshot.optimizer.settings.items() if value}
+        settings = ", ".join(f"{name(key)} {prose(value)}" for key, value in used.items())
+        yield Sentence(f"{name(snapshot.optimizer.type)}{' with ' if settings else ''}{settings}.")
+    if origin.derivative:
+        yield Sentence("The forward value is finite, its derivative is not.")
+    source = snapshot.source_value
+    if source is not None and source.since_step is not None and source.since_step < snapshot.step:
+        yield Sentence(f"It was first seen not finite in step {source.since_step}.")
+    if source is not None and source.entry is not None and source.kind in ("input", "label"):
+        entry = module(source.entry, snapshot.modules.get(source.entry))
+        yield Sentence(f"It came in with the call of {entry}{_sample(source.index, source.summary.shape)}.")
+
+
+def _sample(index: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    return f": sample {index[0]} of the batch of {shape[0]}" if len(index) > 1 and len(shape) > 1 else ""
+
+
+def _op(origin: Origin) -> str:
+    node = f" ({name(origin.autograd_node)})" if origin.autograd_node else ""
+    return f"op {name(origin.op)}{node}"
+
+
+def _home(origin: Origin) -> str:
+    owner = module(origin.module, origin.module_type)
+    return f"in {owner}" if owner else "outside every watched module"
+
+
+def _why(snapshot: Snapshot, diagnosis: Diagnosis, limits: Limits) -> Iterable[Row]:
+    # Imported here: the package holds every rule, which reading a report's numbers does not need.
+    from ..diagnosis.catalogue import meaning
+
+    sure = f" ({prose(diagnosis.confidence)})" if diagnosis.cause is not Cause.UNDETERMINED else ""
+    yield Sentence(f"{diagnosis.cause}{sure}: {prose(meaning(diagnosis.cause))}", "name")
+    for sentence in diagnosis.evidence[: limits.evidence]:
+        yield Sentence(prose(sentence))
+    left = len(diagnosis.evidence) - limits.evidence
+    if left > 0:
+        yield Sentence(f"... {numbers.counted(left, 'more sentence')} in report.evidence", "dim")
+    for other in diagnosis.also[:2]:
+        yield Sentence(f"also {other}: {prose(meaning(other))}", "dim")
+    if limits.trend and diagnosis.cause in _GROWING:
+        yield from _trend(snapshot)
+
+
+def _trend(snapshot: Snapshot) -> Iterable[Row]:
+    for what, values in (
+        ("loss", [(record.step, record.loss) for record in snapshot.history.steps]),
+        ("gradient norm", [(record.step, record.grad_norm) for record in snapshot.history.steps]),
+    ):
+        known = [(step, value) for step, value in values if value is not None][-_TREND:]
+        if len(known) > 2:
+            listed = ", ".join(numbers.number(value) for _, value in known)
+            yield Sentence(f"The {what} in steps {known[0][0]} to {known[-1][0]}: {listed}")
+
+
+def _fixes(remedies: tuple[Remedy, ...], limits: Limits) -> Iterable[Row]:
+    for position, remedy in enumerate(remedies[: limits.remedies], start=1):
+        code = tuple(harmless(line) for line in (remedy.code or "").strip("\n").splitlines())
+        if len(code) > limits.remedy_code:
+            left = numbers.counted(len(code) - limits.remedy_code, "more line")
+            code = (*code[: limits.remedy_code], f"# ... {left} in report.remedies")
+        yield Fix(position, prose(remedy.text), code, remedy.verified)
+    left_out = len(remedies) - limits.remedies
+    if left_out > 0:
+        yield Sentence(f"... {numbers.counted(left_out, 'more suggestion')} in report.remedies", "dim")
+
+
+def _state(snapshot: Snapshot) -> Iterable[Row]:
+    where = prose(snapshot.symptom.where).rstrip(".")
+    if where:
+        yield Sentence(f"{where[0].upper()}{where[1:]}.")
+    yield Sentence(_replay(snapshot))
+    if snapshot.also:
+        others = ", ".join(f"{name(other.op)} in {name(other.module or 'the root')}" for other in snapshot.also[:2])
+        yield Sentence(f"{numbers.counted(len(snapshot.also), 'other op')} made such values independently: {others}.")
+    if snapshot.expected:
+        yield Sentence(_harmless_values(snapshot.expected), "dim")
+
+
+def _replay(snapshot: Snapshot) -> str:
+    replay = snapshot.replay
+    reasons = "; ".join(prose(reason).rstrip(".") for reason in replay.reasons)
+    if replay.reproduced is None:
+        return f"No replay: {reasons}." if reasons else "No replay of this step."
+    size = f" ({numbers.counted(replay.ops, 'op')}, {numbers.duration(replay.seconds)})" if replay.ops else ""
+    if replay.reproduced:
+        return f"The replay reproduced it bit by bit{size}."
+    return f"The replay did not reproduce it{size}" + (f": {reasons}." if reasons else ".")
+
+
+def _harmless_values(expected: tuple[Expected, ...]) -> str:
+    shown = [f"{numbers.grouped(one.count)} x {prose(one.what)} ({prose(one.reason)})" for one in expected[:2]]
+    left = len(expected) - 2
+    return f"Expected and harmless: {', '.join(shown)}" + (f", and {left} more kinds." if left > 0 else ".")
