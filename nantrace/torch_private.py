@@ -135,3 +135,8 @@ def sparse_values(tensor: torch.Tensor) -> torch.Tensor:
 def own_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """A module's own buffers as the dict itself: `named_buffers` costs a generator per module and call."""
     return module._buffers
+
+
+def engine_function() -> Any:
+    """The function that every backward runs through, as torch defines it: its frame tells backward from recomputation."""
+    return torch.autograd.graph._engine_run_backward

@@ -9,6 +9,8 @@ import torch
 from ..model import TensorSummary
 from ..recording.statistics import readable
 
+Index = tuple[int, ...]
+
 
 def describe(tensor: torch.Tensor, name: str = "", label: str = "") -> TensorSummary:
     """The exact summary of a tensor (see `TensorSummary`); integer and bool tensors get their range."""
@@ -73,7 +75,7 @@ def value_at(tensor: torch.Tensor, index: tuple[int, ...]) -> float:
     return float(value)
 
 
-def first_bad_element(tensor: torch.Tensor, region: tuple[int | slice, ...] | None = None) -> tuple[tuple[int, ...], float] | None:
+def first_bad_element(tensor: torch.Tensor, region: tuple[int | slice, ...] | None = None) -> tuple[Index, float] | None:
     """The first NaN, else the first infinity, in a region of a tensor: its full index and its value."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout is not torch.strided:
         return None
@@ -90,6 +92,17 @@ def first_bad_element(tensor: torch.Tensor, region: tuple[int | slice, ...] | No
             index = _whole_index(region, inner)
             return index, value_at(tensor, index)
     return None
+
+
+def spread_bad_elements(tensor: torch.Tensor, limit: int) -> list[tuple[Index, float]]:
+    """At most `limit` bad elements spread evenly over a tensor, the first NaN (else the first infinity) in front."""
+    first = first_bad_element(tensor)
+    if first is None:
+        return []
+    positions = (~torch.isfinite(tensor.detach().reshape(-1))).nonzero().flatten()
+    chosen = positions[:: max(1, -(-len(positions) // limit))].tolist()
+    indices = [tuple(int(i) for i in torch.unravel_index(torch.tensor(at), tensor.shape)) for at in chosen]
+    return [first, *((index, value_at(tensor, index)) for index in indices if index != first[0])]
 
 
 def _whole_index(region: tuple[int | slice, ...], inner: list[int]) -> tuple[int, ...]:

@@ -21,17 +21,17 @@ from .examples import example_of, example_of_derivative
 from .microscope import Seen
 from .naming import Namer
 from .optimizers import optimizer_facts, origin_in_optimizer
-from .place import place_of
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import Run, look_again, replay
 from .schema import PLUMBING
 from .sources import Owners, labels_for
-from .summaries import describe, first_bad_element
+from .summaries import describe, spread_bad_elements
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
 
 MAX_SYMPTOMS = 16  # of the bad gradients, how many are walked
+MAX_ELEMENTS = 16  # of each, how many bad elements: they may have different origins, and the earliest one counts
 
 
 @dataclass(slots=True)
@@ -133,14 +133,8 @@ def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Ver
     found: list[tuple[State | None, Verdict]] = []
     for token in tokens:
         twin = run.twin(token)
-        bad = None if twin is None else first_bad_element(twin)
-        if twin is None or bad is None:
-            continue
-        place = place_of(twin)
-        written = run.microscope.writer(place, place.address(bad[0]), len(run.microscope.ops)) if place.storage else None
-        start = State(written[0].id, written[1], written[2]) if written is not None else None
-        verdict = walk.judge(start) if start is not None else walk.from_tensor(twin, place, *bad)
-        if verdict is not None:
+        for index, value in [] if twin is None else spread_bad_elements(twin, MAX_ELEMENTS):
+            start, verdict = walk.from_tensor(twin, index, value)
             found.append((start, verdict))
     if not found:
         return None, None

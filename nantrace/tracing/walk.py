@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .microscope import Kept, Microscope, Seen
-from .place import Place
+from .place import Place, place_of
 from .reach import Index, regions
 from .summaries import first_bad_element, value_at
 
@@ -65,12 +65,12 @@ class Walk:
     declares: Any  # (Source) -> bool: an external value that the program means
     verdicts: dict[State, Verdict] = field(default_factory=dict)
 
-    def from_tensor(self, tensor: torch.Tensor, place: Place, index: Index, value: float) -> Verdict | None:
-        """The verdict on one element of a tensor of the replay (the symptom)."""
-        found = self._upstream(Kept("", tensor), place, index, value, len(self.microscope.ops))
+    def from_tensor(self, tensor: torch.Tensor, index: Index, value: float) -> tuple[State | None, Verdict]:
+        """The verdict on one bad element of a tensor of the replay, and the state that wrote it (None: no op did)."""
+        found = self._upstream(Kept("", tensor), place_of(tensor), index, value, len(self.microscope.ops))
         if isinstance(found, Source):
-            return Verdict(DECLARED if self.declares(found) else EXTERNAL, None, found)
-        return self.judge(found)
+            return None, Verdict(DECLARED if self.declares(found) else EXTERNAL, None, found)
+        return found, self.judge(found)
 
     def judge(self, start: State) -> Verdict:
         """Judge a state and everything upstream of it, without recursion."""
