@@ -1,13 +1,13 @@
 """The exceptions and warnings of nantrace.
 
-    NantraceError                  everything nantrace raises itself derives from this
-    ├── OptionError                a bad option of watch() (also a ValueError)
-    ├── NotAModuleError            something that is no module was given to watch() (also a TypeError)
-    ├── WatchError                 a watch started, stopped or nested in a way that cannot work (also a RuntimeError)
-    ├── DumpError                  a dump that is missing, torn, or of an unknown version
-    ├── RenderError                a picture or file that could not be made
-    └── NumericalAnomaly           a non-finite value was about to have consequences (also a FloatingPointError)
-    NumericalAnomalyWarning        the same, with on_anomaly="warn" (a UserWarning)
+NantraceError                  everything nantrace raises itself derives from this
+├── OptionError                a bad option of watch() (also a ValueError)
+├── NotAModuleError            something that is no module was given to watch() (also a TypeError)
+├── WatchError                 a watch started, stopped or nested in a way that cannot work (also a RuntimeError)
+├── DumpError                  a dump that is missing, torn, or of an unknown version
+├── RenderError                a picture or file that could not be made
+└── NumericalAnomaly           a non-finite value was about to have consequences (also a FloatingPointError)
+NumericalAnomalyWarning        the same, with on_anomaly="warn" (a UserWarning)
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Report:
 
     @property
     def confidence(self) -> str:
-        """"certain", "likely" or "undetermined"."""
+        """ "certain", "likely" or "undetermined"."""
         return self.diagnosis.confidence
 
     @property

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 def take_off_mode() -> Any:
     """Take the innermost dispatch mode off this thread's stack. Without it glue could not be told from module code."""
-    return _python_dispatch._pop_mode()  # type: ignore[no-untyped-call]
+    return _python_dispatch._pop_mode()
 
 
 def put_on_mode(mode: Any) -> None:
@@ -28,11 +28,11 @@ def put_on_mode(mode: Any) -> None:
 
 def modes_on_stack() -> list[Any]:
     """The dispatch modes of this thread, outermost first."""
-    return list(_python_dispatch._get_current_dispatch_mode_stack())  # type: ignore[no-untyped-call]
+    return list(_python_dispatch._get_current_dispatch_mode_stack())
 
 
 def sequence_number() -> int:
-    """The number that this thread's next autograd node gets: ties an op to its node. Gone: backward ops keep their own names."""
+    """The number of this thread's next autograd node: ties an op to its node. Gone: backward ops keep their names."""
     return int(torch._C._autograd._get_sequence_nr())
 
 
@@ -80,7 +80,9 @@ def patch_engine(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Ca
     return _patch(torch.autograd, "_engine_run_backward", wrap)
 
 
-def patch_method(owner: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+def patch_method(
+    owner: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[], None]:
     """Put `wrap(original)` in place of a method of a class; returns the function that takes it off again."""
     return _patch(owner, name, wrap)
 
@@ -138,5 +140,10 @@ def own_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
 
 
 def engine_function() -> Any:
-    """The function that every backward runs through, as torch defines it: its frame tells backward from recomputation."""
+    """The function that every backward runs through, as torch has it: its frame tells backward from recomputation."""
     return torch.autograd.graph._engine_run_backward
+
+
+def forget_kwargs_flag(handle: Any) -> None:
+    """Remove what torch's own handle of a global forward hook leaves behind: its mark in the with_kwargs table."""
+    getattr(torch.nn.modules.module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)

@@ -9,12 +9,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
 
-from .errors import DumpError, NantraceError, NotAModuleError, NumericalAnomaly, NumericalAnomalyWarning, OptionError, WatchError
+from .errors import (
+    DumpError,
+    NantraceError,
+    NotAModuleError,
+    NumericalAnomaly,
+    NumericalAnomalyWarning,
+    OptionError,
+    WatchError,
+)
 from .recording.alarm import Alarm
 from .recording.recorder import Recorder
 from .report import Report
@@ -41,7 +49,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not callable(self.on_anomaly) and self.on_anomaly not in _ON_ANOMALY:
-            raise OptionError(f"on_anomaly={self.on_anomaly!r}: give {_choice(_ON_ANOMALY)} or a function of the report")
+            raise OptionError(
+                f"on_anomaly={self.on_anomaly!r}: give {_choice(_ON_ANOMALY)} or a function of the report"
+            )
         if self.level not in _LEVELS:
             raise OptionError(f"level={self.level!r}: give {_choice(_LEVELS)}")
         if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
@@ -136,11 +146,14 @@ class Tracer:
     def start(self) -> Tracer:
         """Begin to watch. Raises `WatchError` when this watch, or another one of the same module, already runs."""
         if self._recorder is not None:
-            raise WatchError("this watch has already started; call stop() first, or make another with nantrace.watch(...)")
+            raise WatchError(
+                "this watch has already started; call stop() first, or make another with nantrace.watch(...)"
+            )
         for module in self._modules:
             if any(module is known for known, _ in _watched):
                 raise WatchError(
-                    f"this {type(module).__name__} is being watched already: end that watch first (stop(), or leave its block)"
+                    f"this {type(module).__name__} is being watched already: end that watch first, "
+                    "with stop() or by leaving its block"
                 )
         recorder = Recorder(
             self._modules,
@@ -193,7 +206,11 @@ class Tracer:
     # An alarm
 
     def _on_alarm(self, alarm: Alarm) -> None:
-        if self._last_anomaly is not None and alarm.step <= self._last_anomaly + 1 and self.options.on_anomaly != "raise":
+        if (
+            self._last_anomaly is not None
+            and alarm.step <= self._last_anomaly + 1
+            and self.options.on_anomaly != "raise"
+        ):
             self._last_anomaly = alarm.step
             self.repeated += 1
             return
@@ -262,8 +279,9 @@ def _outside() -> int:
 
     from .recording.frames import is_torch
 
-    level, frame = 1, sys._getframe(1)
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and is_torch(frame.f_code):
         level += 1
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return level

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite, log10
 from statistics import median
 
@@ -53,7 +54,7 @@ def growth(series: Iterable[tuple[int, float]]) -> Growth | None:
     if len(rise) < 3:
         return None
     logs = [log10(value) for _, value in rise]
-    changes = [after - before for before, after in zip(logs, logs[1:], strict=False)]
+    changes = [after - before for before, after in pairwise(logs)]
     total = logs[-1] - logs[0]
     remaining = total - max(changes)
     rising = sum(change > 0 for change in changes) / len(changes)

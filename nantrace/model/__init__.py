@@ -1,4 +1,4 @@
-"""What was seen and what was concluded: frozen plain values. Imports nothing of nantrace outside itself, and no torch."""
+"""What was seen and what was concluded: frozen plain values. Imports neither torch nor the rest of nantrace."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The alarm: which non-finite values are about to have consequences. Two stages, a cheap tripwire and the exact verdict."""
+"""The alarm: which non-finite values are about to have consequences. First a cheap tripwire, then the exact verdict."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ def gradients_of(parameters: Sequence[Named]) -> list[Named]:
 
 
 def total_norm(tensors: list[torch.Tensor]) -> float:
-    """The 2-norm over all tensors, in one read per device. Non-finite is a tripwire, not a verdict (squares overflow)."""
+    """The 2-norm over all tensors, one read per device. Not finite is a tripwire, no verdict: squares overflow."""
     total = 0.0
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for tensor in tensors:
@@ -69,7 +70,7 @@ def total_norm(tensors: list[torch.Tensor]) -> float:
     for group in by_device.values():
         norms = torch.stack([norm.float() if norm.dtype is not torch.float32 else norm for norm in foreach_norm(group)])
         total += float(torch.linalg.vector_norm(norms)) ** 2
-    return total**0.5
+    return math.sqrt(total) if total == total else total
 
 
 def first_bad(tensors: Sequence[Named]) -> list[Named]:

@@ -44,7 +44,7 @@ def raw_stack_here(skip: int = 1) -> RawStack:
 def is_torch(code: CodeType) -> bool:
     """Whether the code belongs to torch itself, or to nantrace."""
     file = code.co_filename
-    return file.startswith((_TORCH, _NANTRACE)) or file.startswith("<__array_function__")
+    return file.startswith((_TORCH, _NANTRACE))
 
 
 def is_library(code: CodeType) -> bool:

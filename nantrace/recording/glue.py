@@ -26,7 +26,7 @@ class GlueMode(TorchDispatchMode):
         failed: Callable[[Any, tuple[Any, ...], dict[str, Any], Any, BaseException], None],
         before_random: Callable[[tuple[Any, ...]], Any],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._before_write = before_write
         self._after = after
         self._failed = failed
@@ -59,7 +59,7 @@ def nature(func: Any) -> tuple[bool, bool]:
 
 
 def lift(mode: TorchDispatchMode) -> list[Any] | None:
-    """Take a mode of ours out of the stack; returns the user's modes above it (outermost first), or None where it was not there.
+    """Take a mode of ours out of the stack; returns the user's modes above it, or None where ours was not on it.
 
     The user's modes stay on: only ours is gone between `lift` and `put_back`.
     """

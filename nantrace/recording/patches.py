@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..torch_private import engine_arguments, patch_engine, patch_method
+from ..torch_private import engine_arguments, forget_kwargs_flag, patch_engine, patch_method
 
 
 class Listener(Protocol):
@@ -78,7 +78,9 @@ def stop_listening(listener: Listener) -> None:
 
 def _install() -> None:
     _undo.append(register_module_forward_pre_hook(_before_module).remove)
-    _undo.append(register_module_forward_hook(_after_module, with_kwargs=True, always_call=True).remove)
+    after = register_module_forward_hook(_after_module, with_kwargs=True, always_call=True)
+    _undo.append(after.remove)
+    _undo.append(lambda: forget_kwargs_flag(after))
     _undo.append(register_optimizer_step_pre_hook(_before_optimizer).remove)
     _undo.append(register_optimizer_step_post_hook(_after_optimizer).remove)
     _undo.append(patch_engine(_around_engine))

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class Recorder:
 
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""
-        parameters = [(name, tensor) for tensor, name in self.names.parameters.values()]
+        parameters: list[Named] = [(name, tensor) for tensor, name in self.names.parameters.values()]
         if self._gradients:
             self._check_gradients(parameters, "the watched block ended before an optimizer used the gradients", None)
         elif self._pending is not None:
@@ -227,11 +228,11 @@ class Recorder:
     def _repair_after_interrupt(self) -> None:
         """A KeyboardInterrupt left a call without telling us: forget it, unless it is still on the Python stack."""
         entry = self._entry
-        frame = sys._getframe(4)
+        frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code.co_name == "_call_impl" and entry and frame.f_locals.get("self") is entry.module:
                 return
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         self._calls.clear()
         self._entry = None
         put_back(self._mode, self._entry_modes)
@@ -280,7 +281,9 @@ class Recorder:
                     gradient = parameter.grad
                     if gradient is not None:
                         self._gradients[name] = (id(gradient), version_of(gradient))
-                        if self.tape.known(gradient) is not None:  # glue wrote it before, the engine has added to it now
+                        if (
+                            self.tape.known(gradient) is not None
+                        ):  # glue wrote it before, the engine has added to it now
                             self.tape.named(gradient, GRADIENT, name)
                 self._gradient_names = None
                 if self._pending is not None and not self._pending.gradients:
@@ -334,7 +337,8 @@ class Recorder:
             if self.tape.overflowed:
                 return
             operands = list(tensors_in((args, kwargs)))
-            if not any([self._is_downstream(tensor) for tensor in operands]):  # a list: every operand gets its name
+            downstream = [self._is_downstream(tensor) for tensor in operands]  # names every operand
+            if not any(downstream):
                 self._note_data_op(func, args, kwargs, result)
                 return
             targets = written_by(func, args, kwargs) if writes else []
@@ -550,7 +554,9 @@ class Recorder:
             if isinstance(event, EntryCall):
                 for number, row in event.events.items():
                     if bool(torch.isnan(self.ring.peek(row)[0])):
-                        return Alarm("result", where, self.clock.step, tokens=[event.outputs[number]], stack=event.stack)
+                        return Alarm(
+                            "result", where, self.clock.step, tokens=[event.outputs[number]], stack=event.stack
+                        )
         return None
 
     def _bad_parameters(self, parameters: list[Named], optimizer: torch.optim.Optimizer) -> Alarm | None:
@@ -629,7 +635,7 @@ class Recorder:
 
 
 def _kwargs_of_failed(module: torch.nn.Module) -> dict[str, Any]:
-    """The keyword arguments of a call that an exception is leaving: torch's hook does not get them, its frame has them."""
+    """The keyword arguments of a call that an exception is leaving: torch's hook lacks them, its frame has them."""
     trace = sys.exc_info()[2]
     while trace is not None:
         names = trace.tb_frame.f_locals

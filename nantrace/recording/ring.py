@@ -137,6 +137,4 @@ def _event(step: int, order: int, label: Label, numbers: list[float]) -> Event:
     finite = low - low == 0 and high - high == 0
     count = max(1, numel)
     name = str(dtype).removeprefix("torch.")
-    return Event(
-        step, order, kind, module, output, numel, name, low, high, total / count, norm / count**0.5, finite
-    )
+    return Event(step, order, kind, module, output, numel, name, low, high, total / count, norm / count**0.5, finite)

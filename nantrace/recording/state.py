@@ -20,12 +20,14 @@ def modes_now() -> ModeState:
         for device in _autocast_devices()
         if torch.is_autocast_enabled(device)
     )
-    return ModeState(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, torch.is_autocast_cache_enabled())
+    return ModeState(
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, torch.is_autocast_cache_enabled()
+    )
 
 
 @contextmanager
 def in_modes(modes: ModeState) -> Iterator[None]:
-    """Run under these switches. Inference mode is replayed as no_grad: a dispatch mode sees the same ops there, bit by bit."""
+    """Run under these switches. Inference mode is replayed as no_grad, where a mode sees the same ops bit by bit."""
     with torch.set_grad_enabled(modes.grad and not modes.inference):
         contexts = [
             torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=modes.autocast_cache)

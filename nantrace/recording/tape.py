@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .flatten import replace_leaves, replace_tensors
+from .flatten import named_leaves, replace_leaves, replace_tensors
 from .frames import RawStack
 
 EXTERNAL, MADE, PARAMETER, GRADIENT = "external", "made", "parameter", "gradient"
@@ -287,9 +287,8 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
 
 def tokens_in(value: Any) -> Iterator[Token]:
     """The tokens in a value made by `Tape.tokens_for`."""
-    found: list[Token] = []
-    replace_tokens(value, lambda token: found.append(token) or token)
-    yield from found
+    for _, token in named_leaves(value, Token):
+        yield token
 
 
 def replace_tokens(value: Any, replace: Callable[[Token], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from ..model import Diagnosis, Edge, Op, Snapshot, Status, TensorSummary
 from . import numbers
@@ -31,7 +32,7 @@ def compose(snapshot: Snapshot, diagnosis: Diagnosis) -> Picture:
         homes[home([ops[one]], snapshot.modules)].append(_op_box(snapshot, ops, ops[one], choice.loss == one))
     for number, fold in enumerate(choice.folds):
         identity = f"fold_{fold.side}{number}"
-        box_of |= {one: identity for one in fold.ids}
+        box_of |= dict.fromkeys(fold.ids, identity)
         homes[home((ops[one] for one in fold.ids), snapshot.modules)].append(_fold_box(identity, fold, ops))
     every = _once([*_links(snapshot, ops, box_of), *_path_links(snapshot, box_of)])
     links = _thinned(every, box_of, snapshot.path)
@@ -139,7 +140,7 @@ def _path_links(snapshot: Snapshot, box_of: Mapping[int, str]) -> Iterable[Link]
     """The steps of the path that no edge shows (a value that went through a buffer or a view)."""
     known = {(box_of.get(edge.upstream), box_of.get(edge.downstream)) for edge in snapshot.edges}
     boxes = [box_of[one] for one in snapshot.path if one in box_of]
-    for tail, head in zip(boxes, boxes[1:], strict=False):
+    for tail, head in pairwise(boxes):
         if tail != head and (tail, head) not in known:
             yield Link(tail, head, (), "nan")
 

@@ -18,20 +18,17 @@ _INDEXING = {"embedding": "indices", "index_select": "index", "gather": "index"}
 def example_of(seen: Seen, state: State) -> Example:
     """The failing element of an op of the forward (or of glue)."""
     value = value_at(seen.kept_outputs[state.output].tensor, state.index)
-    found = [
-        _operand_value(seen, position, region) for position, region in regions(seen, state.output, state.index)
-    ]
+    found = [_operand_value(seen, position, region) for position, region in regions(seen, state.output, state.index)]
     return Example(state.index, value, tuple(_index_operands(seen, state.index)) + tuple(found))
 
 
 def example_of_derivative(seen: Seen, state: State, forward: Seen) -> Example:
-    """The failing element of an op of the backward: the forward op's operands there, its result, and the incoming gradient."""
+    """The failing element of a backward op: the forward op's operands and result there, and the incoming gradient."""
     value = value_at(seen.kept_outputs[state.output].tensor, state.index)
     shape = seen.kept_outputs[state.output].place.shape
     found = [_forward_value(forward, kept.name, kept, shape, state.index) for kept in forward.kept_inputs]
     found += [_forward_value(forward, "result", kept, shape, state.index) for kept in forward.kept_outputs[:1]]
     for position, region in regions(seen, state.output, state.index):
-        kept = seen.kept_inputs[position]
         if _is_gradient(seen, position):
             found.append(_operand_value(seen, position, region, "grad"))
         elif seen.facts.name in _PRODUCTS:
@@ -44,13 +41,15 @@ def _forward_value(forward: Seen, name: str, kept: Kept, shape: Index, index: In
     dims = forward.arguments.get("dim")
     if dims not in (None, []) and kept.place.shape == shape and name != "result":
         reduced = {d % len(shape) for d in (dims if isinstance(dims, list) else [dims]) if shape}
-        return slice_of(name, kept.tensor[tuple(slice(None) if d in reduced else i for d, i in enumerate(index))], "slice")
+        return slice_of(
+            name, kept.tensor[tuple(slice(None) if d in reduced else i for d, i in enumerate(index))], "slice"
+        )
     at = _aligned(kept.tensor, shape, index)
     return element(name, kept.tensor, at) if at is not None else slice_of(name, kept.tensor, "slice")
 
 
 def _is_gradient(seen: Seen, position: int) -> bool:
-    """Whether an operand of a backward op is the gradient that came in: made by no op of this node, and by no forward op."""
+    """Whether an operand of a backward op is the incoming gradient: no op of this node and no forward op made it."""
     name = seen.places[position][0]
     if name in seen.made_inside or not seen.kept_inputs[position].tensor.is_floating_point():
         return False
@@ -99,12 +98,12 @@ def _index_operands(seen: Seen, index: Index) -> list[OperandValue]:
             at = (index[int(seen.arguments.get("dim", 0))],)
         return [element(name, kept.tensor, at, "index")]
     if seen.facts.name == "index":
-        (_, region), *_ = regions(seen, 0, index)
-        indexed = [i for i, item in enumerate(seen.args[1]) if item is not None]
+        read = regions(seen, 0, index)[0][1]
+        first = next(i for i, item in enumerate(seen.args[1]) if item is not None)
         return [
-            OperandValue(f"indices[{i}]", "index", (float(at),), (i,))
-            for i in indexed[:1]
-            if isinstance(at := region[i], int)
+            OperandValue(f"indices[{first}]", "index", (float(row),), (first,))
+            for row in read[first : first + 1]
+            if isinstance(row, int)
         ]
     return []
 
@@ -118,4 +117,3 @@ def _aligned(tensor: torch.Tensor, shape: tuple[int, ...], index: Index) -> Inde
         aligned = index[len(index) - len(own) :] if own else ()
         return tuple(0 if size == 1 else i for i, size in zip(aligned, own, strict=True))
     return None
-

@@ -21,7 +21,7 @@ Found = tuple[Origin, IndexFacts, str, bool]
 
 
 def index_failure(error: Exception, recorder: Recorder) -> Found | None:
-    """What op raised this IndexError (or out-of-range RuntimeError), and with which index; None where it is another kind.
+    """Which op raised this IndexError (or RuntimeError), and with which index; None where it is of another kind.
 
     In glue the op was seen live. Inside a module the failing call is replayed, and the op that raises is the one.
     """
@@ -116,4 +116,3 @@ def _dim_of(indices: Any, position: int) -> int:
     for item in indices[:position]:
         dim += item.dim() if isinstance(item, torch.Tensor) and item.dtype in (torch.bool, torch.uint8) else 1
     return dim
-

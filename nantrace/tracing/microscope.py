@@ -94,7 +94,7 @@ class Microscope(TorchDispatchMode):
         module_path: Callable[[torch.nn.Module], str | None],
         wanted: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Seen] = []
         self.views: list[Seen] = []  # ops that only alias, kept for the names of their derivatives
         self._wanted = wanted  # the one op to keep the operands of, after which the replay may stop
@@ -148,7 +148,9 @@ class Microscope(TorchDispatchMode):
                 copies[id(tensor)] = tensor.detach().clone()
         return copies
 
-    def _record(self, func: Any, facts: OpFacts, args: Any, kwargs: Any, result: Any, before: dict[int, torch.Tensor]) -> None:
+    def _record(
+        self, func: Any, facts: OpFacts, args: Any, kwargs: Any, result: Any, before: dict[int, torch.Tensor]
+    ) -> None:
         number = len(self.ops)
         inputs = list(operands(facts, args, kwargs))
         results = list(tensors_in(result)) or [t for i in facts.written for t in tensors_in(args[i : i + 1])]
@@ -164,7 +166,9 @@ class Microscope(TorchDispatchMode):
             if place.storage and self._writers.get(place.storage)
         ]
         seen.bad = [] if facts.uninitialised else [i for i, s in enumerate(seen.summaries) if s.nonfinite]
-        seen.bad_input = any(self._is_bad(tensor, place) for (_, tensor), (_, place) in zip(inputs, seen.places, strict=True))
+        seen.bad_input = any(
+            self._is_bad(tensor, place) for (_, tensor), (_, place) in zip(inputs, seen.places, strict=True)
+        )
         if seen.bad:
             seen.made_inside = tuple(
                 seen.places[operand][0]
@@ -176,7 +180,8 @@ class Microscope(TorchDispatchMode):
                 seen.gradient_operands = tuple(
                     i
                     for i, (name, place) in enumerate(seen.places)
-                    if name not in seen.made_inside and (written[i].backward if i in written else place.storage not in self._checked)
+                    if name not in seen.made_inside
+                    and (written[i].backward if i in written else place.storage not in self._checked)
                 )
         if seen.bad or number == self._wanted:
             self._keep(seen, inputs, results, before)
@@ -236,7 +241,7 @@ class Microscope(TorchDispatchMode):
         )
 
     def _name_sequence(self, number: int) -> None:
-        """torch numbers an autograd node just before its op is dispatched: the first op after a new number is its op."""
+        """torch numbers an autograd node just before its op is dispatched: the first op after that is its op."""
         current = sequence_number()
         if current != self._last_sequence:
             self._last_sequence = current
@@ -333,4 +338,3 @@ def _in_backward(stack: RawStack, engine_codes: frozenset[CodeType]) -> bool:
 
 
 _CHECKPOINT = "torch/utils/checkpoint.py"
-

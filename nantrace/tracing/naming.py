@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import CodeType
 
 from ..model import Source
-from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, is_torch, source_at
+from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, source_at
 from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent
 from .microscope import Microscope, Seen
 from .replay import ENTRY_CODE

@@ -50,7 +50,7 @@ def place_of(tensor: torch.Tensor) -> Place:
         storage = 0
     return Place(
         storage,
-        tensor.storage_offset() * size,
+        int(tensor.storage_offset()) * size,
         tuple(tensor.shape),
         tuple(stride * size for stride in tensor.stride()),
         size,

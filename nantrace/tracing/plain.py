@@ -35,10 +35,7 @@ def plain_edges(ops: list[Seen]) -> tuple[Edge, ...]:
     """The tensors that went from op to op."""
     known = {op.id for op in ops}
     return tuple(
-        Edge(writer, op.id, operand, output)
-        for op in ops
-        for writer, output, operand in op.upstream
-        if writer in known
+        Edge(writer, op.id, operand, output) for op in ops for writer, output, operand in op.upstream if writer in known
     )
 
 
@@ -122,4 +119,3 @@ def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSumma
 def _bare(source: Source | None) -> Source | None:
     """The line alone: only the origin carries its stack and the lines around it."""
     return None if source is None else replace(source, stack=(), context=())
-

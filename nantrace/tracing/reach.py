@@ -18,7 +18,9 @@ Region = tuple["int | slice", ...]
 Index = tuple[int, ...]
 
 _ALL = slice(None)
-_EVERY_DIM = frozenset({"softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "topk", "sort", "cummax", "cummin"})
+_EVERY_DIM = frozenset(
+    {"softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "topk", "sort", "cummax", "cummin"}
+)
 _REDUCTIONS = frozenset(
     {
         "sum", "mean", "nansum", "nanmean", "amax", "amin", "aminmax", "max", "min", "prod", "logsumexp", "norm",
@@ -33,7 +35,9 @@ _MOVERS = frozenset(
         "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col",
     }
 )  # fmt: skip
-_SAME_ELEMENT = frozenset({"to_copy", "clone", "copy", "unsafe_view", "dropout", "alias_copy", "expand_copy", "bernoulli"})
+_SAME_ELEMENT = frozenset(
+    {"to_copy", "clone", "copy", "unsafe_view", "dropout", "alias_copy", "expand_copy", "bernoulli"}
+)
 
 
 def regions(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
@@ -171,7 +175,10 @@ def _leading(count: int) -> Callable[[Seen, int, Index], list[tuple[int, Region]
             return everything(seen, output, index)
         found: list[tuple[int, Region]] = []
         for i, kept in enumerate(seen.kept_inputs):
-            if kept.name in ("input", "self", "query", "key", "value") and kept.place.shape[:count] == _shape(seen)[:count]:
+            if (
+                kept.name in ("input", "self", "query", "key", "value")
+                and kept.place.shape[:count] == _shape(seen)[:count]
+            ):
                 found.append((i, (*index[:count], *(_ALL for _ in kept.place.shape[count:]))))
             else:
                 found.append((i, tuple(_ALL for _ in kept.place.shape)))
@@ -229,14 +236,16 @@ def _nll_loss(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]
 
 
 def _moved(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
-    """Run the op on positions: element k of the i-th floating operand is numbered, and the number at `index` names it."""
+    """Run the op on positions: each floating element is numbered, and the number that comes out names the source."""
     starts: list[tuple[int, int]] = []  # (first number, operand)
     total = 0
     numbered: dict[str, torch.Tensor] = {}
     for i, kept in enumerate(seen.kept_inputs):
         if kept.tensor.is_floating_point() or kept.tensor.is_complex():
             count = kept.tensor.numel()
-            numbered[kept.name] = torch.arange(total, total + count, device=kept.tensor.device).reshape(kept.tensor.shape)
+            numbered[kept.name] = torch.arange(total, total + count, device=kept.tensor.device).reshape(
+                kept.tensor.shape
+            )
             starts.append((total, i))
             total += count
     names = iter([kept.name for kept in seen.kept_inputs])
@@ -261,7 +270,8 @@ def _moved(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
 
 def _out_of_place(seen: Seen, args: Any, kwargs: Any) -> torch.Tensor:
     result = seen.func(*args, **kwargs)  # an in-place mover writes into the numbers, which are ours
-    return result[0] if isinstance(result, (tuple, list)) else result
+    first: torch.Tensor = result[0] if isinstance(result, (tuple, list)) else result
+    return first
 
 
 def operand(seen: Seen, name: str) -> Kept:

@@ -70,7 +70,7 @@ def replay(tape: Tape, names: ModuleNames, symptoms: list[Token], gradients: boo
 
 
 def look_again(tape: Tape, names: ModuleNames, run: Run, number: int) -> Seen | None:
-    """Replay the same events up to one op and return it with its operands kept; None where that op did not come again."""
+    """Replay the same events up to one op and return it with its operands; None where that op did not come again."""
     second = _replay(tape, names, run.events, number)
     ops = second.microscope.ops
     same = len(ops) > number and ops[number].facts is run.microscope.ops[number].facts
@@ -119,11 +119,18 @@ def _doubts(tape: Tape, events: list[TapeEvent], names: ModuleNames) -> list[str
             for call in earlier:
                 own = {names.parameter(parameter) for parameter in call.module.parameters()}
                 if own & event.parameters:
-                    doubts.append(f"{event.optimizer} changed the weights of {call.path or 'the model'} after it was called")
+                    doubts.append(
+                        f"{event.optimizer} changed the weights of {call.path or 'the model'} after it was called"
+                    )
     for event in events:
         for token in tokens_read_by(event):
             held = token.held
-            if token.kind == EXTERNAL and held is not None and token.saved is None and version_of(held) != token.version:
+            if (
+                token.kind == EXTERNAL
+                and held is not None
+                and token.saved is None
+                and version_of(held) != token.version
+            ):
                 doubts.append(f"a tensor of shape {tuple(held.shape)} was changed in place after the step had used it")
     return list(dict.fromkeys(doubts))
 
@@ -204,7 +211,9 @@ def _play_glue(run: Run, event: GlueOp) -> None:
         result = event.func(*args, **kwargs)
     made = [*tensors_in(result)]
     if event.writes:
-        made += [tensor for position in _written_positions(event) for tensor in tensors_in(args[position : position + 1])]
+        made += [
+            tensor for position in _written_positions(event) for tensor in tensors_in(args[position : position + 1])
+        ]
     for token, tensor in zip(event.outputs, made, strict=False):
         run.twins[id(token)] = tensor
 
@@ -281,7 +290,7 @@ def _ones(run: Run, root: torch.Tensor) -> torch.Tensor:
 
 
 def _operand(run: Run, token: Token, *, copied: bool) -> Any:
-    """The tensor that stands for a token in the replay. With `copied`, a batch is copied: a module may write into it."""
+    """The tensor that stands for a token in the replay. With `copied`, a batch is copied: modules may write into it."""
     twin = run.twins.get(id(token))
     if twin is not None:
         return twin

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 # ops that hand out memory with whatever is in it: their content says nothing
-UNINITIALISED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted", "resize_"})
+UNINITIALISED = frozenset(
+    {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted", "resize_"}
+)
 
 # ops that only carry values along; the first consumer of a bad input is looked for behind them
 PLUMBING = frozenset(

@@ -56,7 +56,7 @@ class Owners:
         return self._by_storage.get(storage, _CONSTANT)
 
     def declares(self, source: Source) -> bool:
-        """Whether the program means a bad value that came from outside: a mask of -inf, or a literal in a module's code."""
+        """Whether the program means a bad value from outside: a mask of -inf, or a literal in a module's code."""
         owner = self.of(source.place.storage)
         if source.value == -math.inf and owner.name not in self._trained:
             return True

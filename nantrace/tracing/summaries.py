@@ -29,7 +29,9 @@ def describe(tensor: torch.Tensor, name: str = "", label: str = "") -> TensorSum
     neg = int((values == -math.inf).sum())
     finite = wide[torch.isfinite(wide)] if nan + pos + neg else wide
     if finite.numel() == 0:
-        return TensorSummary(shape, dtype, device, nan=nan, pos_inf=pos, neg_inf=neg, zero=0, negative=neg, name=name, label=label)
+        return TensorSummary(
+            shape, dtype, device, nan=nan, pos_inf=pos, neg_inf=neg, zero=0, negative=neg, name=name, label=label
+        )
     return TensorSummary(
         shape,
         dtype,
@@ -75,7 +77,9 @@ def value_at(tensor: torch.Tensor, index: tuple[int, ...]) -> float:
     return float(value)
 
 
-def first_bad_element(tensor: torch.Tensor, region: tuple[int | slice, ...] | None = None) -> tuple[Index, float] | None:
+def first_bad_element(
+    tensor: torch.Tensor, region: tuple[int | slice, ...] | None = None
+) -> tuple[Index, float] | None:
     """The first NaN, else the first infinity, in a region of a tensor: its full index and its value."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout is not torch.strided:
         return None
@@ -114,6 +118,11 @@ def _real_values(tensor: torch.Tensor) -> torch.Tensor | None:
     values = readable(tensor)
     if values is not None:
         return values.detach()
-    if tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_floating_point() and not tensor.is_complex():
+    if (
+        tensor.layout is torch.strided
+        and not tensor.is_meta
+        and not tensor.is_floating_point()
+        and not tensor.is_complex()
+    ):
         return tensor.detach()
     return None

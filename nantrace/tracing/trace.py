@@ -46,7 +46,7 @@ class Finding:
 
 
 def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
-    """The snapshot of an alarm. Never raises for what a replay meets: what could not be found is said in `replay.reasons`."""
+    """The snapshot of an alarm. What a replay meets does not raise: what was not found stands in `replay.reasons`."""
     snapshot = Snapshot(
         step=alarm.step,
         phase="",
@@ -133,9 +133,9 @@ def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Ver
     found: list[tuple[State | None, Verdict]] = []
     for token in tokens:
         twin = run.twin(token)
-        for index, value in [] if twin is None else spread_bad_elements(twin, MAX_ELEMENTS):
-            start, verdict = walk.from_tensor(twin, index, value)
-            found.append((start, verdict))
+        if twin is not None:
+            bad = spread_bad_elements(twin, MAX_ELEMENTS)
+            found += [walk.from_tensor(twin, index, value) for index, value in bad]
     if not found:
         return None, None
     return min(found, key=lambda pair: (pair[1].kind == DECLARED, pair[1].order))
@@ -232,14 +232,16 @@ def _node_made_by(seen: Seen) -> str | None:
 
 
 def _without_replay(snapshot: Snapshot, alarm: Alarm, facts: ReplayFacts) -> Snapshot:
-    """The best answer that the ring and the live stack give: the first module whose output or gradient was not finite."""
+    """The best answer of the ring and the live stack: the first module whose output or gradient was not finite."""
     kinds = ("forward", "gradient")
     for kind in kinds:
         for event in snapshot.history.at(snapshot.step):
             if event.kind == kind and not event.finite:
                 module = event.module
                 origin = Origin(
-                    op=snapshot.modules.get(module, "module").lower(), module=module, module_type=snapshot.modules.get(module)
+                    op=snapshot.modules.get(module, "module").lower(),
+                    module=module,
+                    module_type=snapshot.modules.get(module),
                 )
                 phase = "forward" if kind == "forward" else "backward"
                 return replace(snapshot, phase=phase, origin=origin, replay=facts)
@@ -278,4 +280,3 @@ def _rank() -> int:
     if distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank())
     return 0
-

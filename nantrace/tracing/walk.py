@@ -83,7 +83,9 @@ class Walk:
                 continue
             if state not in waiting:
                 waiting[state] = self._candidates(state)
-            unknown = [c for c in waiting[state] if isinstance(c, State) and c not in self.verdicts and c not in waiting]
+            unknown = [
+                c for c in waiting[state] if isinstance(c, State) and c not in self.verdicts and c not in waiting
+            ]
             if unknown:
                 stack.extend(unknown)
                 continue
@@ -105,7 +107,8 @@ class Walk:
         seen = self.microscope.ops[state.op]
         if seen.facts.uninitialised:
             return [Verdict(DECLARED, state)]
-        nans, infinities = [], []
+        nans: list[tuple[Kept, Index, float]] = []
+        infinities: list[tuple[Kept, Index, float]] = []
         for position, region in regions(seen, state.output, state.index):
             kept = seen.kept_inputs[position]
             bad = first_bad_element(kept.tensor, region)

@@ -93,14 +93,18 @@ def residual_network() -> Work:
     torch.manual_seed(0)
     width = 32
     blocks = [ResidualBlock(width) for _ in range(4)]
-    model = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+    model = nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    )
     return _regression("ResNet-style CNN", model, torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,)))
 
 
 def tiny_network() -> Work:
     """A step so small that only the fixed cost shows."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 24 * 24, 10))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 24 * 24, 10)
+    )
     return _regression("tiny CNN", model, torch.randn(4, 1, 28, 28), torch.randint(0, 10, (4,)))
 
 

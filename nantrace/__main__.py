@@ -1,0 +1,10 @@
+"""`python -m nantrace` is the same as `nantrace`."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
