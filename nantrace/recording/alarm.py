@@ -11,7 +11,7 @@ import torch
 
 from ..torch_private import foreach_norm
 from .frames import RawStack
-from .statistics import is_finite
+from .statistics import is_finite, readable
 from .tape import GlueOp, Token, version_of
 
 Named = tuple[str, torch.Tensor]
@@ -62,14 +62,21 @@ def gradients_of(parameters: Sequence[Named]) -> list[Named]:
 
 def total_norm(tensors: list[torch.Tensor]) -> float:
     """The 2-norm over all tensors, one read per device. Not finite is a tripwire, no verdict: squares overflow."""
+    if not tensors:
+        return 0.0
+    with torch.no_grad():
+        try:
+            return float(torch.linalg.vector_norm(torch.stack(foreach_norm(tensors)), dtype=torch.float32))
+        except RuntimeError:  # several devices or dtypes, sparse or float8 tensors: one group at a time
+            return _norm_by_groups(tensors)
+
+
+def _norm_by_groups(tensors: list[torch.Tensor]) -> float:
     total = 0.0
-    by_device: dict[torch.device, list[torch.Tensor]] = {}
     for tensor in tensors:
-        if tensor.layout is torch.strided and tensor.is_floating_point() and tensor.element_size() > 1:
-            by_device.setdefault(tensor.device, []).append(tensor.detach())
-    for group in by_device.values():
-        norms = torch.stack([norm.float() if norm.dtype is not torch.float32 else norm for norm in foreach_norm(group)])
-        total += float(torch.linalg.vector_norm(norms)) ** 2
+        values = readable(tensor)
+        if values is not None and values.numel():
+            total += float(torch.linalg.vector_norm(values.detach(), dtype=torch.float32)) ** 2
     return math.sqrt(total) if total == total else total
 
 

@@ -12,21 +12,29 @@ import torch
 _DEPTH = 8  # containers nested deeper than this are left alone: a cycle must not hang training
 
 
-def tensors_in(value: Any, depth: int = _DEPTH) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a value, in a fixed order: through tuples, lists, mappings and dataclasses."""
     if isinstance(value, torch.Tensor):
-        yield value
-    elif depth == 0:
+        return [value]
+    found: list[torch.Tensor] = []
+    _collect(value, found, _DEPTH)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+    elif value is None or depth == 0 or isinstance(value, (int, float, str, torch.dtype)):
         return
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from tensors_in(item, depth - 1)
+            _collect(item, found, depth - 1)
     elif isinstance(value, Mapping):
         for item in list(value.values()):
-            yield from tensors_in(item, depth - 1)
+            _collect(item, found, depth - 1)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from tensors_in(getattr(value, field.name, None), depth - 1)
+            _collect(getattr(value, field.name, None), found, depth - 1)
 
 
 def named_leaves(value: Any, leaf: type, name: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:

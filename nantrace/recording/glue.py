@@ -6,31 +6,36 @@ calls, engine calls, optimizer steps), so that a mode of the user's own is never
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ..torch_private import TorchDispatchMode, modes_on_stack, put_on_mode, take_off_mode
 
 
-class GlueMode(TorchDispatchMode):
-    """Runs each op as it is and hands (func, args, kwargs, result) to the recorder."""
+class GlueHandler(Protocol):
+    """What the mode hands each op to."""
 
-    def __init__(
-        self,
-        before_write: Callable[[Any, tuple[Any, ...], dict[str, Any]], None],
-        after: Callable[[Any, tuple[Any, ...], dict[str, Any], Any, Any], None],
-        failed: Callable[[Any, tuple[Any, ...], dict[str, Any], Any, BaseException], None],
-        before_random: Callable[[tuple[Any, ...]], Any],
-    ) -> None:
+    def before_random(self, args: tuple[Any, ...]) -> Any:
+        """An op is about to draw random numbers; what is returned comes back in `after`."""
+
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An op is about to write into its arguments; an exception stops it."""
+
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, random: Any) -> None:
+        """An op has run."""
+
+    def note_failure(self, func: Any, args: Any, kwargs: Any, error: BaseException) -> None:
+        """An op has raised."""
+
+
+class GlueMode(TorchDispatchMode):
+    """Runs each op as it is and tells the handler before and after."""
+
+    def __init__(self, handler: GlueHandler) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._before_write = before_write
-        self._after = after
-        self._failed = failed
-        self._before_random = before_random
+        self._handler = handler
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -40,15 +45,16 @@ class GlueMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         writes, draws = nature(func)
+        handler = self._handler
         if writes:
-            self._before_write(func, args, kwargs)
-        ticket = self._before_random(args) if draws else None
+            handler.before_write(func, args, kwargs)
+        random = handler.before_random(args) if draws else None
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self._failed(func, args, kwargs, sys._getframe(1), error)
+            handler.note_failure(func, args, kwargs, error)
             raise
-        self._after(func, args, kwargs, result, ticket)
+        handler.after(func, args, kwargs, result, random)
         return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -111,6 +112,15 @@ class Ring:
     def running(self) -> bool:
         """Whether the running step holds anything yet."""
         return bool(self._labels) or self.loss is not None
+
+    def count_bad_events(self) -> int:
+        """How many events of the step that ended last were not finite; 0 where counting would wait for a device."""
+        count = 0
+        for device, numbers in self.rows[-1].numbers.items():
+            bounds = numbers[:, :2]
+            if device.type == "cpu" and not math.isfinite(float(bounds.sum())):
+                count += int((~torch.isfinite(bounds).all(dim=1)).sum())
+        return count
 
     def table(self, running_step: int) -> History:
         """Everything in the ring as plain data, the running step under this number (reads the device once per step)."""

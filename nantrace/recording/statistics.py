@@ -13,6 +13,7 @@ from ..torch_private import sparse_values
 
 _CHUNK = 256
 _DIRECT = torch.float32
+_STRIDED = torch.strided
 
 
 class Board:
@@ -81,6 +82,8 @@ def readable(tensor: torch.Tensor) -> torch.Tensor | None:
     """
     if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
         return None
+    if tensor.dtype is _DIRECT and tensor.layout is _STRIDED and not tensor.is_meta:
+        return tensor
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
         return None
     if tensor.layout is not torch.strided:

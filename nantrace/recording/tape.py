@@ -144,6 +144,7 @@ class Tape:
         self.data_ops: list[DataOp] = []
         self.held_bytes = 0
         self.overflowed = ""  # why the tape stopped recording in this step, in a sentence
+        self.wrote_gradients = False  # glue has written into a parameter's gradient (clipping)
         self._tokens: dict[int, Token] = {}
         self._sweep_at = 256
 
@@ -210,6 +211,7 @@ class Tape:
         self._tokens.clear()
         self.held_bytes = 0
         self.overflowed = ""
+        self.wrote_gradients = False
 
     def sweep(self) -> None:
         """Forget the events whose results nobody can use any more: all dead, and read by no event that stays.

@@ -27,7 +27,7 @@ def index_failure(error: Exception, recorder: Recorder) -> Found | None:
     """
     if not isinstance(error, (IndexError, RuntimeError)):
         return None
-    live = recorder.failed_op
+    live = recorder.failed_glue
     if live is not None and live[4] is error:
         func, args, kwargs, stack, _ = live
         failed, replayed = FailedOp(facts_of(func), args, kwargs, None, True, stack, error), False

@@ -1,0 +1,175 @@
+"""Module calls: statistics of every output and of the gradient that arrives at it, and entry calls for the tape."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ..torch_private import inside_functorch, inside_jit_trace
+from .alarm import Alarm
+from .buffers import BufferKeeper
+from .flatten import tensors_in
+from .frames import raw_stack_here
+from .session import Session
+from .state import modes_now, random_now
+from .statistics import is_finite, readable
+from .tape import EntryCall
+
+
+class CallRecorder:
+    """Follows the nesting of module calls. The outermost call of a watched module is an entry call."""
+
+    def __init__(self, session: Session, *, statistics: bool) -> None:
+        self._session = session
+        self._statistics = statistics
+        self._buffers = BufferKeeper()
+        self._entry: EntryCall | None = None
+        self._above: list[Any] | None = None  # the user's modes over ours, while an entry call runs
+        self._roots = {id(root) for root in session.names.roots}
+
+    def begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """Push the module; an outermost call becomes an entry call."""
+        session = self._session
+        try:
+            path = session.names.path(module, look_again=bool(session.calls))
+            if path is None:
+                return
+            if session.calls and id(module) in self._roots and self._entry is not None:
+                self._repair_after_interrupt()
+            session.calls.append(path)
+            if len(session.calls) == 1 and not session.in_engine:
+                self._entry_begins(module, path, args)
+        except Exception as error:
+            session.fault(error)
+
+    def ends(self, module: torch.nn.Module, kwargs: Any, output: Any, failed: bool) -> None:
+        """Record the outputs and pop the module; an outermost call goes on the tape."""
+        session = self._session
+        calls = session.calls
+        found = session.names.paths.get(id(module))
+        if found is None or found[0] is not module or not calls:
+            return
+        path = found[1]
+        if self._statistics and not failed:
+            try:
+                self._record_outputs(path, output)
+            except Exception as error:
+                session.fault(error)
+        if calls[-1] == path:
+            calls.pop()
+        elif path in calls:  # an exception passed through calls without telling us
+            del calls[len(calls) - 1 - calls[::-1].index(path) :]
+        if not calls and not session.in_engine:
+            self._entry_ends(kwargs, output, failed)
+
+    def _record_outputs(self, path: str, output: Any) -> None:
+        if inside_functorch() or inside_jit_trace():
+            return
+        outermost = self._entry if len(self._session.calls) == 1 else None
+        for number, tensor in enumerate(tensors_in(output)):
+            values = readable(tensor)
+            if values is None:
+                continue
+            event = self._session.ring.write("forward", path, number, values)
+            if outermost is not None and event is not None:
+                outermost.events[number] = event
+            node = tensor.grad_fn
+            if node is not None:
+                node.register_prehook(partial(self._record_gradient, path, number, tensor.output_nr))
+
+    def _record_gradient(self, path: str, number: int, slot: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
+        session = self._session
+        try:
+            gradient = gradients[slot] if slot < len(gradients) else None
+            values = readable(gradient) if gradient is not None else None
+            if values is not None and session.listening and not inside_functorch():
+                session.ring.write("gradient", path, number, values)
+        except Exception as error:
+            session.fault(error)
+
+    def _entry_begins(self, module: torch.nn.Module, path: str, args: tuple[Any, ...]) -> None:
+        session = self._session
+        self._above = session.quiet()
+        if inside_functorch() or inside_jit_trace():
+            return
+        if session.hand_written:
+            session.end_step(len(session.tape.events))
+        else:
+            session.begin_step_if_dropped()
+        tree = session.names.tree(module)
+        self._entry = EntryCall(
+            module=module,
+            path=path,
+            args=session.tape.tokens_for(args),
+            kwargs=None,
+            modes=modes_now(),
+            random=random_now(),
+            training=tuple([child.training for child in tree.modules]),
+            buffers=self._buffers.before(tree.buffer_owners),
+            stack=raw_stack_here(5),
+        )
+
+    def _entry_ends(self, kwargs: Any, output: Any, failed: bool) -> None:
+        session = self._session
+        entry, self._entry = self._entry, None
+        alarm = None
+        try:
+            if entry is not None:
+                alarm = self._finish(entry, kwargs, output, failed)
+        except Exception as error:
+            session.fault(error)
+        try:
+            if alarm is not None:
+                session.raise_alarm(alarm)
+            if entry is not None and not entry.modes.grad and not session.clock.graded and not failed:
+                session.end_step(len(session.tape.events))
+        finally:
+            session.loud(self._above)
+
+    def _finish(self, entry: EntryCall, kwargs: Any, output: Any, failed: bool) -> Alarm | None:
+        tape = self._session.tape
+        entry.failed = failed
+        entry.kwargs = tape.tokens_for((_kwargs_of_failed(entry.module) if failed else kwargs) or {})
+        entry.outputs = [tape.made(tensor) for tensor in tensors_in(output)]
+        self._buffers.after()
+        tape.add(entry)
+        return None if failed or entry.modes.grad else self._bad_result(entry, output)
+
+    def _bad_result(self, entry: EntryCall, output: Any) -> Alarm | None:
+        """A NaN in the result of a call without gradients is an alarm; an infinity is not (masks, scores)."""
+        bad = [
+            token
+            for token, tensor in zip(entry.outputs, tensors_in(output), strict=False)
+            if not is_finite(tensor) and bool(torch.isnan(tensor.detach()).any())
+        ]
+        if not bad:
+            return None
+        call = f"the result of {entry.path or type(entry.module).__name__}, called without gradients, holds NaN"
+        return Alarm("result", call, self._session.clock.step, tokens=bad, stack=entry.stack)
+
+    def _repair_after_interrupt(self) -> None:
+        """A KeyboardInterrupt left a call without telling us: forget it, unless it is still on the Python stack."""
+        entry = self._entry
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_name == "_call_impl" and entry and frame.f_locals.get("self") is entry.module:
+                return
+            frame = frame.f_back
+        self._session.calls.clear()
+        self._entry = None
+        self._session.loud(self._above)
+
+
+def _kwargs_of_failed(module: torch.nn.Module) -> dict[str, Any]:
+    """The keyword arguments of a call that an exception is leaving: torch's hook lacks them, its frame has them."""
+    trace = sys.exc_info()[2]
+    while trace is not None:
+        names = trace.tb_frame.f_locals
+        if trace.tb_frame.f_code.co_name == "_call_impl" and names.get("self") is module:
+            return dict(names.get("kwargs") or {})
+        trace = trace.tb_next
+    return {}

@@ -1,0 +1,169 @@
+"""Glue: ops outside every watched module's call go on the tape; hand-written updates are looked at before they run."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from .alarm import Alarm, Named
+from .flatten import replace_tensors, tensors_in
+from .frames import RawStack, raw_stack_here
+from .glue import nature
+from .session import Session
+from .state import torch_random_now
+from .statistics import is_finite
+from .tape import EXTERNAL, GRADIENT, PARAMETER, DataOp, GlueOp, Token, Update
+
+MAX_DATA_OPS = 512
+
+FailedGlue = tuple[Any, tuple[Any, ...], dict[str, Any], RawStack, BaseException]
+
+
+class GlueRecorder:
+    """The handlers of the glue mode."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.failed: FailedGlue | None = None  # the last glue op that raised
+        self._storages: dict[int, str] = {}  # storage of each watched parameter, read when a step first writes one
+
+    def before_random(self, args: tuple[Any, ...]) -> Any:
+        """The random state that an op is about to draw from."""
+        return torch_random_now()
+
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Copy what the tape still needs, and look at an update of the parameters before it happens."""
+        session = self._session
+        writes: list[Named] = []
+        try:
+            targets = written_by(func, args, kwargs)
+            for tensor in targets:
+                token = session.tape.known(tensor)
+                if token is not None:
+                    session.tape.save_before_write(token)
+            if session.gradients.present:
+                writes = self._parameters_written(targets)
+        except Exception as error:
+            session.fault(error)
+        if writes:
+            self._update(args, kwargs, writes)
+
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, random: Any) -> None:
+        """Put the op on the tape; one on data alone is only noted."""
+        session = self._session
+        tape = session.tape
+        if tape.overflowed:
+            return
+        try:
+            operands = tensors_in((args, kwargs))
+            downstream = [self._is_downstream(tensor) for tensor in operands]  # names every operand
+            if not any(downstream):
+                self._note_data_op(func, args, kwargs, result)
+                return
+            writes, draws = nature(func)
+            targets = written_by(func, args, kwargs) if writes else []
+            if any(session.names.parameter(target) is not None for target in targets):
+                return  # a hand-written update: never run again
+            event = GlueOp(
+                func,
+                tape.tokens_for(args),
+                tape.tokens_for(kwargs),
+                [],
+                torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
+                raw_stack_here(3),
+                random if draws else None,
+                writes,
+            )
+            for target in targets:
+                known = tape.known(target)
+                tape.wrote_gradients |= known is not None and known.kind == GRADIENT
+            event.outputs = [tape.made(tensor) for tensor in (*tensors_in(result), *targets)]
+            tape.add(event)
+        except Exception as error:
+            session.fault(error)
+
+    def note_failure(self, func: Any, args: Any, kwargs: Any, error: BaseException) -> None:
+        """Remember an op that raised, for the explanation of the exception."""
+        self.failed = (func, args, kwargs, raw_stack_here(3), error)
+
+    def _is_downstream(self, tensor: torch.Tensor) -> bool:
+        session = self._session
+        token = session.tape.known(tensor)
+        if token is not None:
+            return token.kind != EXTERNAL
+        name = session.names.parameter(tensor)
+        if name is not None:
+            session.tape.named(tensor, PARAMETER, name)
+            return True
+        owner = session.gradients.owner(tensor)
+        if owner is not None:
+            session.tape.named(tensor, GRADIENT, owner)
+        return owner is not None
+
+    def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        outputs = [weakref.ref(tensor) for tensor in tensors_in(result) if tensor.is_floating_point()]
+        if not outputs:
+            return
+        noted = self._session.tape.data_ops
+        if len(noted) >= MAX_DATA_OPS:
+            del noted[: MAX_DATA_OPS // 2]
+        noted.append(DataOp(func, replace_tensors((args, kwargs), weakref.ref), outputs, raw_stack_here(4)))
+
+    def _parameters_written(self, targets: list[torch.Tensor]) -> list[Named]:
+        """The watched parameters among the written tensors, by storage: `p.data` and views count too."""
+        parameters = self._session.names.parameters
+        if len(self._storages) != len(parameters) or not self._session.hand_written:
+            self._storages = {p.untyped_storage().data_ptr(): name for p, name in parameters.values()}
+        written = {target.untyped_storage().data_ptr() for target in targets if target.layout is torch.strided}
+        names = {self._storages[storage] for storage in written if storage in self._storages}
+        return [(name, parameter) for parameter, name in parameters.values() if name in names] if names else []
+
+    def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> None:
+        """A glue op is about to write parameters after a backward: refuse it while they are clean."""
+        session = self._session
+        above = session.quiet()
+        try:
+            alarm = self._bad_update(args, kwargs, writes)
+            if not session.hand_written:
+                session.hand_written = True
+                session.tape.add(Update(frozenset(name for name, _ in writes), "a hand-written update"))
+        except Exception as error:
+            session.fault(error)
+            alarm = None
+        try:
+            if alarm is not None:
+                session.raise_alarm(alarm)
+        finally:
+            session.loud(above)
+
+    def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
+        session = self._session
+        if not all(is_finite(parameter) for _, parameter in writes):
+            return None
+        where = f"a hand-written update was about to write the parameter {writes[0][0]}"
+        pending, stack = session.pending, raw_stack_here(5)
+        if pending is not None and pending.still_there(writes):
+            session.pending = None
+            alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
+            alarm.value = pending.value
+            return alarm
+        bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
+        if not bad:
+            return None
+        return Alarm("write", where, session.clock.step, [self._token(t) for t in bad], writes, stack)
+
+    def _token(self, tensor: torch.Tensor) -> Token:
+        self._is_downstream(tensor)
+        return self._session.tape.token(tensor)
+
+
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an op writes into, read from its schema."""
+    found: list[torch.Tensor] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found.extend(tensors_in(value))
+    return found

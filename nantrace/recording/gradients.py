@@ -1,0 +1,65 @@
+"""The gradients that the last backward of the step left in the parameters."""
+
+from __future__ import annotations
+
+import torch
+
+from .alarm import was_zeroed
+from .names import ModuleNames
+from .tape import version_of
+
+
+class Gradients:
+    """Knows whether there are gradients to be used, whose they are, and whether the user has dropped them."""
+
+    def __init__(self, names: ModuleNames) -> None:
+        self.present = False
+        self._names = names
+        self._first: tuple[torch.nn.Parameter, int, int] | None = (
+            None  # parameter, identity and version of its gradient
+        )
+        self._owners: dict[int, tuple[torch.Tensor, str]] | None = None
+
+    def noted(self) -> None:
+        """A backward has accumulated. One gradient stands for all: zero_grad drops them together."""
+        self._owners = None
+        self._first = None
+        for parameter, _ in self._names.parameters.values():
+            gradient = parameter.grad
+            if gradient is not None:
+                self._first = (parameter, id(gradient), version_of(gradient))
+                break
+        self.present = self._first is not None
+
+    def forget(self) -> None:
+        """The step has ended: what the parameters carry now is not waiting to be used."""
+        self.present = False
+        self._first = None
+        self._owners = None
+
+    def dropped(self) -> bool:
+        """Whether the gradients were set to None, replaced, or zeroed since."""
+        if self._first is None:
+            return False
+        parameter, identity, version = self._first
+        gradient = parameter.grad
+        return gradient is None or id(gradient) != identity or was_zeroed(gradient, version)
+
+    def owner(self, tensor: torch.Tensor) -> str | None:
+        """The parameter whose gradient this tensor is, or None."""
+        if not self.present:
+            return None
+        if self._owners is None:
+            self._owners = {
+                id(g): (g, name) for p, name in self._names.parameters.values() if (g := p.grad) is not None
+            }
+        found = self._owners.get(id(tensor))
+        return found[1] if found is not None and found[0] is tensor else None
+
+    def identities(self) -> dict[str, tuple[int, int]]:
+        """Every gradient's identity and version, by parameter name."""
+        return {
+            name: (id(gradient), version_of(gradient))
+            for parameter, name in self._names.parameters.values()
+            if (gradient := parameter.grad) is not None
+        }

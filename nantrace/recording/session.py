@@ -1,0 +1,84 @@
+"""The state that the parts of a recorder share, and the end of a step, which concerns all of it."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .alarm import Alarm, Pending
+from .clock import StepClock
+from .glue import lift, put_back
+from .gradients import Gradients
+from .names import ModuleNames
+from .ring import Ring
+from .tape import EntryCall, Tape
+
+log = logging.getLogger("nantrace")
+
+
+@dataclass(slots=True)
+class Session:
+    """One watch while it runs."""
+
+    names: ModuleNames
+    ring: Ring
+    tape: Tape
+    clock: StepClock
+    raise_alarm: Callable[[Alarm], None]
+    strict: bool
+    gradients: Gradients
+    mode: Any = None  # the glue mode, set once its handlers exist
+    listening: bool = False
+    contained: int = 0
+    faults: int = 0
+    calls: list[str] = field(default_factory=list)  # paths of the watched modules whose calls are running
+    in_engine: int = 0
+    pending: Pending | None = None
+    hand_written: bool = False  # glue has written a parameter since the last backward
+    update_point: int = 0  # the tape's length after the last backward
+    step_point: int = 0  # the tape's length after the last optimizer step
+    scaled: dict[int, tuple[weakref.ref[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+
+    def quiet(self) -> list[Any] | None:
+        """Lift the glue mode, so that what runs now is not recorded as glue; give the result to `loud`."""
+        return lift(self.mode)
+
+    def loud(self, above: list[Any] | None) -> None:
+        """Put the glue mode back."""
+        put_back(self.mode, above)
+
+    def fault(self, error: Exception) -> None:
+        """A fault of nantrace's own: logged once, and the run goes on without that part of the recording."""
+        self.faults += 1
+        if self.faults == 1:
+            log.warning("nantrace: a fault of its own, recording goes on without that part: %r", error, exc_info=error)
+
+    def begin_step_if_dropped(self) -> None:
+        """The gradients of the last backward are gone and nothing has stepped: the user skipped that step."""
+        if self.gradients.present and not self.clock.stepped and self.gradients.dropped():
+            if self.pending is not None:
+                self.pending = None
+                self.contained += 1
+            self.end_step(self.update_point)
+
+    def end_step(self, position: int, *, keep_gradients: bool = False) -> None:
+        """End the running step: what is on the tape after `position` belongs to the next one."""
+        taken = self.ring.close(self.clock.advance())
+        self.contained += self.ring.count_bad_events()
+        if position >= len(self.tape.events):
+            self.tape.clear()
+        else:
+            self.tape.cut(position)
+            for event in self.tape.events:
+                if isinstance(event, EntryCall):
+                    event.events = {number: order - taken for number, order in event.events.items()}
+        if not keep_gradients:
+            self.gradients.forget()
+        self.update_point = self.step_point = 0
+        self.hand_written = False
+        self.scaled.clear()
