@@ -147,3 +147,8 @@ def engine_function() -> Any:
 def forget_kwargs_flag(handle: Any) -> None:
     """Remove what torch's own handle of a global forward hook leaves behind: its mark in the with_kwargs table."""
     getattr(torch.nn.modules.module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
+
+
+def has_post_accumulate_hooks(tensor: torch.Tensor) -> bool:
+    """Whether hooks run after a gradient is accumulated into this tensor: they may step an optimizer."""
+    return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))

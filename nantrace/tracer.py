@@ -215,6 +215,8 @@ class Tracer:
             self.repeated += 1
             return
         self._last_anomaly = alarm.step
+        if self.options.on_anomaly == "raise" and "was about to" in alarm.where:
+            alarm.where += " and was stopped: the weights are as they were before the step"
         report = self._report_of(alarm)
         if report is None:
             return

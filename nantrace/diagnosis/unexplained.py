@@ -11,7 +11,12 @@ from .reading import place
 def transient(snapshot: Snapshot) -> Finding | None:
     """The step was replayed with all its state restored, and came out finite."""
     replay = snapshot.replay
-    if replay.reproduced is not False or snapshot.source_value is not None or snapshot.index is not None:
+    if (
+        replay.reproduced is not False
+        or replay.doubts
+        or snapshot.source_value is not None
+        or snapshot.index is not None
+    ):
         return None
     bad = (Status.GENERATED, Status.PROPAGATED)
     if not replay.ops or any(op.status in bad for op in snapshot.ops):

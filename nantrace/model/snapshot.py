@@ -35,6 +35,7 @@ class ReplayFacts:
     reasons: tuple[str, ...] = ()  # why it did not reproduce, or was not run, in sentences
     ops: int = 0
     seconds: float = 0.0
+    doubts: tuple[str, ...] = ()  # what had changed since the live run, in sentences: a difference proves nothing then
 
 
 @dataclass(frozen=True, slots=True)

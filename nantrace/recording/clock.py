@@ -66,10 +66,17 @@ class StepClock:
     def _search(self) -> list[torch.optim.Optimizer]:
         """The optimizers in the process that hold a watched parameter: 60 ms, once."""
         if not all(root in _searched for root in self._names.roots):
+            kinds = _kinds_of(torch.optim.Optimizer)
             # type(), not isinstance(): dead weak proxies among the objects would raise
-            _found.update(o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer))
+            _found.update(thing for thing in gc.get_objects() if type(thing) in kinds)
             _searched.update(self._names.roots)
         return [optimizer for optimizer in _found if self._holds_watched(optimizer)]
 
     def _holds_watched(self, optimizer: torch.optim.Optimizer) -> bool:
         return any(self._names.parameter(p) is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _kinds_of(kind: type) -> set[type]:
+    """A class and everything derived from it."""
+    derived: list[type] = kind.__subclasses__()
+    return {kind}.union(*(_kinds_of(one) for one in derived))

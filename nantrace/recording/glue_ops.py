@@ -126,9 +126,6 @@ class GlueRecorder:
         above = session.quiet()
         try:
             alarm = self._bad_update(args, kwargs, writes)
-            if not session.hand_written:
-                session.hand_written = True
-                session.tape.add(Update(frozenset(name for name, _ in writes), "a hand-written update"))
         except Exception as error:
             session.fault(error)
             alarm = None
@@ -137,6 +134,9 @@ class GlueRecorder:
                 session.raise_alarm(alarm)
         finally:
             session.loud(above)
+        if not session.hand_written:
+            session.hand_written = not session.in_closure
+            session.tape.add(Update(frozenset(name for name, _ in writes), "a hand-written update"))
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session

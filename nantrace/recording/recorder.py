@@ -129,7 +129,7 @@ class Recorder:
             parameters: list[Named] = [(name, parameter) for parameter, name in self.names.parameters.values()]
             above = session.quiet()
             try:
-                self._updates.check(parameters, "the watched block ended before the gradients were used", None)
+                self._updates.check(parameters, "the watched block ended before an optimizer used the gradients", None)
             finally:
                 session.loud(above)
         elif session.pending is not None:

@@ -38,6 +38,7 @@ class Session:
     faults: int = 0
     calls: list[str] = field(default_factory=list)  # paths of the watched modules whose calls are running
     in_engine: int = 0
+    in_closure: int = 0  # optimizer steps with a closure that run: the model is called and updated inside
     pending: Pending | None = None
     hand_written: bool = False  # glue has written a parameter since the last backward
     update_point: int = 0  # the tape's length after the last backward
@@ -60,7 +61,7 @@ class Session:
 
     def begin_step_if_dropped(self) -> None:
         """The gradients of the last backward are gone and nothing has stepped: the user skipped that step."""
-        if self.gradients.present and not self.clock.stepped and self.gradients.dropped():
+        if self.gradients.present and not self.in_closure and not self.clock.stepped and self.gradients.dropped():
             if self.pending is not None:
                 self.pending = None
                 self.contained += 1

@@ -33,6 +33,7 @@ class UpdateRecorder:
         session = self._session
         above = None if closure else session.quiet()
         self._above.append(above)
+        session.in_closure += closure
         try:
             parameters = self._watched(optimizer)
             if parameters and session.clock.stepped_already(optimizer):
@@ -53,6 +54,7 @@ class UpdateRecorder:
         """Look at the parameters that the step has written."""
         session = self._session
         above = self._above.pop() if self._above else None
+        session.in_closure -= session.in_closure > 0
         alarm = None
         parameters: list[Named] = []
         try:

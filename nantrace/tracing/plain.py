@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from ..model import Edge, Expected, Op, Source, Status, TensorSummary
@@ -10,6 +9,7 @@ from ..recording.tape import EngineCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
 from .replay import Run
+from .schema import has_literal
 from .sources import Owners, labels_for
 
 MAX_OPS = 5000  # ops in a snapshot; past it those nearest to the path are kept, and the rest is counted
@@ -46,24 +46,15 @@ def status_of(seen: Seen, origin: int | None) -> Status:
     if seen.bad:
         if seen.bad_input:
             return Status.PROPAGATED
-        return Status.DECLARED if declares(seen) else Status.GENERATED
+        return Status.DECLARED if has_literal(seen.arguments) else Status.GENERATED
     return Status.KILLED if seen.bad_input else Status.CLEAN
-
-
-def declares(seen: Seen) -> bool:
-    """Whether the op writes a non-finite number of its own arguments."""
-    return any(
-        isinstance(item, float) and not math.isfinite(item)
-        for value in seen.arguments.values()
-        for item in (value if isinstance(value, list) else [value])
-    )
 
 
 def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
     """The declared values that the step also held, and that are not on the path."""
     found: dict[tuple[str, str], int] = {}
     for seen in ops:
-        if seen.bad and seen.id not in path and not seen.bad_input and declares(seen):
+        if seen.bad and seen.id not in path and not seen.bad_input and has_literal(seen.arguments):
             key = (seen.facts.name, seen.module or "the loss code")
             found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
     return tuple(

@@ -37,7 +37,7 @@ from ..recording.tape import (
     tokens_read_by,
     version_of,
 )
-from ..torch_private import engine_function, run_backward
+from ..torch_private import engine_function, has_post_accumulate_hooks, run_backward
 from .microscope import Enough, Microscope, Seen
 
 
@@ -49,10 +49,11 @@ class Run:
     events: list[TapeEvent]
     twins: dict[int, torch.Tensor]  # id(token) -> tensor
     gradients: dict[str, torch.Tensor]  # the replayed `.grad` by parameter name
-    reasons: list[str]  # why it may differ from the live run
+    doubts: list[str]  # why it may differ from the live run
     error: BaseException | None = None
     seconds: float = 0.0
     first_accumulation: int | None = None  # position of the first accumulating engine call
+    parameters: list[torch.nn.Parameter] = field(default_factory=list)  # of the watched modules
     parameter_names: dict[int, str] = field(default_factory=dict)  # id(parameter) -> name
     module_types: dict[str, str] = field(default_factory=dict)  # module path -> type name
     sources: dict[int, Token] = field(default_factory=dict)  # storage of a batch's copy -> its token
@@ -81,6 +82,7 @@ def _replay(tape: Tape, names: ModuleNames, events: list[TapeEvent], wanted: int
     microscope = Microscope(_ENGINE_CODES, lambda module: names.path(module, look_again=False), wanted)
     run = Run(microscope, events, {}, {}, _doubts(tape, events, names))
     run.module_types = names.types()
+    run.parameters = [parameter for parameter, _ in names.parameters.values()]
     run.parameter_names = {key: name for key, (_, name) in names.parameters.items()}
     return _in_thread(run, names)
 
@@ -230,15 +232,18 @@ def _play_engine(run: Run, event: EngineCall) -> None:
             inputs = tuple(_operand(run, token, copied=False) for token in event.inputs)
             results = _run_engine(roots, grads, event, inputs)
             if event.accumulate:
-                _accumulate(run, zip(event.inputs, inputs, results, strict=False))
+                _accumulate(run, list(zip(inputs, results, strict=False)))
             else:
                 for token, tensor in zip(event.outputs, results, strict=False):
                     if token is not None and tensor is not None:
                         run.twins[id(token)] = tensor
             return
-        leaves = _leaves_of(roots)
-        results = _run_engine(roots, grads, event, tuple(leaves))
-        _accumulate(run, ((None, leaf, result) for leaf, result in zip(leaves, results, strict=True)))
+        leaves, reentrant = _leaves_of(roots)
+        if reentrant:
+            results = _run_engine_accumulating(run, roots, grads, event)
+        else:
+            results = list(zip(leaves, _run_engine(roots, grads, event, tuple(leaves)), strict=True))
+        _accumulate(run, results)
 
 
 def _run_engine(roots: Any, grads: Any, event: EngineCall, inputs: tuple[torch.Tensor, ...]) -> Any:
@@ -256,8 +261,38 @@ def _run_engine(roots: Any, grads: Any, event: EngineCall, inputs: tuple[torch.T
     )
 
 
-def _accumulate(run: Run, results: Any) -> None:
-    for _, leaf, gradient in results:
+def _run_engine_accumulating(
+    run: Run, roots: Any, grads: Any, event: EngineCall
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The engine as `backward` runs it, for reentrant checkpoints, which refuse explicit inputs.
+
+    Every parameter's `.grad` is put aside and back. Raises RuntimeError where a post-accumulate hook would fire: it
+    may step an optimizer, and a replay must not.
+    """
+    parameters = run.parameters
+    if any(has_post_accumulate_hooks(parameter) for parameter in parameters):
+        raise RuntimeError("a reentrant checkpoint cannot be replayed without firing post-accumulate-grad hooks")
+    before = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        run_backward(
+            tuple(roots),
+            tuple(grads),
+            event.keep_graph or event.create_graph,
+            event.create_graph,
+            (),
+            allow_unreachable=True,
+            accumulate_grad=True,
+        )
+        return [(parameter, parameter.grad) for parameter in parameters]
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+def _accumulate(run: Run, results: list[tuple[torch.Tensor, torch.Tensor | None]]) -> None:
+    for leaf, gradient in results:
         if gradient is None:
             continue
         name = run.parameter_names.get(id(leaf))
@@ -267,13 +302,15 @@ def _accumulate(run: Run, results: Any) -> None:
         run.gradients[name] = gradient if known is None else known + gradient
 
 
-def _leaves_of(roots: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Every leaf that the roots' graph reaches: what `backward` would accumulate into."""
+def _leaves_of(roots: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+    """Every leaf that the roots' graph reaches, and whether a reentrant checkpoint hides more of them."""
     found: dict[int, torch.Tensor] = {}
     stack = [root.grad_fn for root in roots if root.grad_fn is not None]
     visited: set[Any] = set(stack)
+    reentrant = False
     while stack:
         node = stack.pop()
+        reentrant |= node.name() == "CheckpointFunctionBackward"
         variable = getattr(node, "variable", None)
         if isinstance(variable, torch.Tensor):
             found[id(variable)] = variable
@@ -281,7 +318,7 @@ def _leaves_of(roots: list[torch.Tensor]) -> list[torch.Tensor]:
             if upstream is not None and upstream not in visited:
                 visited.add(upstream)
                 stack.append(upstream)
-    return list(found.values())
+    return list(found.values()), reentrant
 
 
 def _ones(run: Run, root: torch.Tensor) -> torch.Tensor:

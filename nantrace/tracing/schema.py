@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,6 +91,15 @@ def scalars(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
         else:
             found[name] = _plain(value)
     return found
+
+
+def has_literal(arguments: dict[str, Any]) -> bool:
+    """Whether a non-finite number stands among an op's own arguments: the program wrote it on purpose."""
+    return any(
+        isinstance(item, float) and not math.isfinite(item)
+        for value in arguments.values()
+        for item in (value if isinstance(value, list) else [value])
+    )
 
 
 def _named(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:

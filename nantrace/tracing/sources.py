@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model import BadSource
+from ..model import BadSource, Origin
 from ..recording.flatten import named_leaves
 from ..recording.names import ModuleNames, clean
-from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent, Token
+from ..recording.tape import DataOp, EngineCall, EntryCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
+from .preparation import origin_in_data
 from .replay import Run
 from .summaries import describe
 from .walk import Source
@@ -38,8 +39,9 @@ _CONSTANT = Owner("constant", "")
 class Owners:
     """The owners of the storages that the replay read without writing them first."""
 
-    def __init__(self, run: Run, names: ModuleNames) -> None:
+    def __init__(self, run: Run, names: ModuleNames, data_ops: list[DataOp]) -> None:
         self._run = run
+        self._data_ops = data_ops
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
         self._label_entries(run.events)
@@ -58,12 +60,20 @@ class Owners:
     def declares(self, source: Source) -> bool:
         """Whether the program means a bad value from outside: a mask of -inf, or a literal in a module's code."""
         owner = self.of(source.place.storage)
+        if self.made_by_data(source) is not None:
+            return False
         if source.value == -math.inf and owner.name not in self._trained:
             return True
         if owner.kind == "constant":
             reader = self._reader(source)
             return reader is not None and isinstance(self._run.events[reader], EntryCall)
         return False
+
+    def made_by_data(self, source: Source) -> Origin | None:
+        """The op of the loop's data code that generated a value, where that can still be shown."""
+        if self.of(source.place.storage).kind in ("parameter", "buffer"):
+            return None
+        return origin_in_data(source, self._data_ops)
 
     def bad_source(self, source: Source) -> BadSource:
         """The plain record of a bad value that came from outside."""

@@ -109,6 +109,13 @@ def spread_bad_elements(tensor: torch.Tensor, limit: int) -> list[tuple[Index, f
     return [first, *((index, value_at(tensor, index)) for index in indices if index != first[0])]
 
 
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal: the same NaN pattern, and everywhere else the same values."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all())
+
+
 def _whole_index(region: tuple[int | slice, ...], inner: list[int]) -> tuple[int, ...]:
     position = iter(inner)
     return tuple(item if isinstance(item, int) else (item.start or 0) + next(position) for item in region)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..recording.alarm import Alarm
 from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.recorder import Recorder
 from ..recording.tape import GRADIENT, Token
+from ..torch_private import sparse_values
 from .examples import example_of, example_of_derivative
 from .microscope import Seen
 from .naming import Namer
@@ -25,7 +27,7 @@ from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import Run, look_again, replay
 from .schema import PLUMBING
 from .sources import Owners, labels_for
-from .summaries import describe, spread_bad_elements
+from .summaries import describe, same_bits, spread_bad_elements
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
@@ -69,11 +71,11 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
 
 def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, tokens: list[Token]) -> Snapshot:
     names = recorder.names
-    facts = ReplayFacts(None, tuple(run.reasons), len(run.microscope.ops), run.seconds)
+    facts = ReplayFacts(None, (), len(run.microscope.ops), run.seconds, tuple(run.doubts))
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
         return _without_replay(snapshot, alarm, replace(facts, reasons=(*facts.reasons, reason)))
-    owners = Owners(run, names)
+    owners = Owners(run, names, recorder.tape.data_ops)
     walk = Walk(run.microscope, owners.declares)
     start, verdict = _worst(run, walk, tokens)
     if verdict is None:
@@ -133,6 +135,8 @@ def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Ver
     found: list[tuple[State | None, Verdict]] = []
     for token in tokens:
         twin = run.twin(token)
+        if twin is not None and twin.layout is torch.sparse_coo:
+            twin = sparse_values(twin)
         if twin is not None:
             bad = spread_bad_elements(twin, MAX_ELEMENTS)
             found += [walk.from_tensor(twin, index, value) for index, value in bad]
@@ -147,10 +151,9 @@ def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:
         live, twin = token.ref(), run.twin(token)
         if live is None or twin is None or live is twin:
             continue
-        same = torch.equal(torch.isnan(live), torch.isnan(twin)) and torch.equal(
-            torch.nan_to_num(live.detach()), torch.nan_to_num(twin.detach())
-        )
-        if not same:
+        if live.layout is torch.sparse_coo:
+            live, twin = sparse_values(live), sparse_values(twin)
+        if not same_bits(live.detach(), twin.detach()):
             return False, ["the replay's values differ from those of the live run"]
     return True, []
 
@@ -164,6 +167,9 @@ def _find(
     states = walk.path(verdict, start)
     path = list(dict.fromkeys(state.op for state in states))
     if verdict.kind == EXTERNAL and verdict.source is not None:
+        prepared = owners.made_by_data(verdict.source)
+        if prepared is not None:
+            return Finding("loss", prepared, path)
         source = owners.bad_source(verdict.source)
         consumer = _first_consumer(run, states)
         origin = None if consumer is None else _origin(run, owners, namer, consumer, looker)
@@ -190,10 +196,14 @@ def _first_consumer(run: Run, states: list[State]) -> State | None:
 
 
 def _harmful(run: Run, states: list[State]) -> State | None:
-    """A declared value that became the symptom: the op of the loss code (else the last op) that let it through."""
+    """A declared value that became the symptom: the op that let the masked element into a smaller result.
+
+    A sum over masked scores, or a loss that picks a masked class; ops that keep every element only carry it along.
+    """
     for state in states[1:]:
         seen = run.microscope.ops[state.op]
-        if seen.glue and seen.facts.name not in PLUMBING:
+        largest = max((prod(place.shape) for _, place in seen.places), default=0)
+        if prod(seen.outputs[state.output].shape) < largest and seen.facts.name not in PLUMBING:
             return state
     return states[-1] if states else None
 

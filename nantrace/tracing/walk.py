@@ -16,6 +16,7 @@ import torch
 from .microscope import Kept, Microscope, Seen
 from .place import Place, place_of
 from .reach import Index, regions
+from .schema import has_literal
 from .summaries import first_bad_element, value_at
 
 GENERATED, DECLARED, EXTERNAL = "generated", "declared", "external"
@@ -128,7 +129,7 @@ class Walk:
     def _decide(self, state: State, candidates: list[Verdict | State]) -> Verdict:
         seen = self.microscope.ops[state.op]
         if not candidates:
-            return Verdict(DECLARED if _has_literal(seen, self._value(state)) else GENERATED, state)
+            return Verdict(DECLARED if has_literal(seen.arguments) else GENERATED, state)
         judged: list[tuple[Verdict, State | None]] = []
         for candidate in candidates:
             if isinstance(candidate, Verdict):
@@ -164,12 +165,3 @@ class Walk:
 
     def _value(self, state: State) -> float:
         return value_at(self.microscope.ops[state.op].kept_outputs[state.output].tensor, state.index)
-
-
-def _has_literal(seen: Seen, value: float) -> bool:
-    """Whether a non-finite number stands among the op's own arguments: the program wrote it on purpose."""
-    return any(
-        isinstance(item, float) and not math.isfinite(item)
-        for argument in seen.arguments.values()
-        for item in (argument if isinstance(argument, list) else [argument])
-    )

@@ -1,0 +1,119 @@
+"""Values that the loop's own data code made: a target of log(0), a normalisation by a zero deviation.
+
+Ops on data alone are not replayed. They were noted with weak references to their operands: where these are still
+alive, the op that made the bad value out of finite ones is known all the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..model import Origin
+from ..recording.flatten import replace_leaves, tensors_in
+from ..recording.frames import innermost_outside_torch, source_at
+from ..recording.statistics import is_finite
+from ..recording.tape import DataOp
+from .examples import example_of
+from .microscope import Kept, Seen
+from .place import place_of
+from .schema import PLUMBING, OpFacts, facts_of, has_literal, operands, scalars
+from .summaries import describe, first_bad_element
+from .walk import Source, State
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A data op with its operands, alive."""
+
+    facts: OpFacts
+    note: DataOp
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[torch.Tensor]
+
+
+def origin_in_data(source: Source, notes: list[DataOp]) -> Origin | None:
+    """The data op that generated this value from finite operands, or None where that cannot be shown."""
+    tensor, index = source.tensor, source.index
+    seen_before = len(notes)
+    while True:
+        found = _writer(tensor, index, notes[:seen_before])
+        if found is None:
+            return None
+        op, output, at, seen_before = found
+        inputs = list(operands(op.facts, op.args, op.kwargs))
+        if op.facts.uninitialised or any(operand is op.outputs[output] for _, operand in inputs):
+            return None  # written in place: what stood there before is gone
+        bad = [operand for _, operand in inputs if not is_finite(operand)]
+        if not bad:
+            return _origin(op, inputs, output, at)
+        first = first_bad_element(bad[0])
+        if first is None:
+            return None
+        tensor, index = bad[0], first[0]
+
+
+def _writer(tensor: torch.Tensor, index: Any, notes: list[DataOp]) -> tuple[Prepared, int, Any, int] | None:
+    """The newest noted op whose result covers this element, with its operands; None where any of them has died."""
+    place = place_of(tensor)
+    address = place.address(index)
+    for number in range(len(notes) - 1, -1, -1):
+        note = notes[number]
+        facts = facts_of(note.func)
+        if facts.is_view:
+            continue
+        for reference in note.outputs:
+            made = reference()
+            if made is None or place_of(made).storage != place.storage or not place.storage:
+                continue
+            at = place_of(made).index_of(address)
+            if at is None:
+                continue
+            args, kwargs = replace_leaves(note.args, weakref.ref, lambda ref: ref())
+            if len(tensors_in((args, kwargs))) != _references(note.args):
+                return None
+            return Prepared(facts, note, args, kwargs, [made]), 0, at, number
+    return None
+
+
+def _references(value: Any) -> int:
+    found: list[Any] = []
+    replace_leaves(value, weakref.ref, found.append)
+    return len(found)
+
+
+def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, index: Any) -> Origin | None:
+    position = innermost_outside_torch(op.note.stack)
+    seen = Seen(
+        id=-1,
+        facts=op.facts,
+        event=-1,
+        glue=True,
+        backward=False,
+        module=None,
+        node=None,
+        forward_id=None,
+        stack=op.note.stack,
+        arguments=scalars(op.facts, op.args, op.kwargs),
+        kept_inputs=[Kept(name, tensor) for name, tensor in inputs],
+        kept_outputs=[Kept("", tensor) for tensor in op.outputs],
+        func=op.note.func,
+        args=op.args,
+        kwargs=op.kwargs,
+    )
+    if has_literal(seen.arguments) or op.facts.name in PLUMBING:
+        return None
+    return Origin(
+        op=op.facts.name,
+        module=None,
+        source=source_at(op.note.stack, position) if position is not None else None,
+        inputs=tuple(describe(tensor, name) for name, tensor in inputs),
+        outputs=tuple(describe(tensor) for tensor in op.outputs),
+        example=example_of(seen, State(-1, 0, index)),
+        arguments=seen.arguments,
+        aten=op.facts.aten,
+    )
