@@ -9,7 +9,7 @@ from ..model import Source
 from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, source_at
 from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent
 from .microscope import Microscope, Seen
-from .replay import ENTRY_CODE
+from .playing import ENTRY_CODE
 
 _FUNCTION_FILE = "autograd/function.py"
 

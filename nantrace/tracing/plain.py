@@ -8,7 +8,7 @@ from ..model import Edge, Expected, Op, Source, Status, TensorSummary
 from ..recording.tape import EngineCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
-from .replay import Run
+from .run import Run
 from .schema import has_literal
 from .sources import Owners, labels_for
 

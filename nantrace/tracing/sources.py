@@ -14,7 +14,7 @@ from ..recording.names import ModuleNames, clean
 from ..recording.tape import DataOp, EngineCall, EntryCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
 from .preparation import origin_in_data
-from .replay import Run
+from .run import Run
 from .summaries import describe
 from .walk import Source
 

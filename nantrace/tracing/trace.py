@@ -24,7 +24,8 @@ from .microscope import Seen
 from .naming import Namer
 from .optimizers import optimizer_facts, origin_in_optimizer
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
-from .replay import Run, look_again, replay
+from .replay import look_again, replay
+from .run import Run
 from .schema import PLUMBING
 from .sources import Owners, labels_for
 from .summaries import describe, same_bits, spread_bad_elements

@@ -1,0 +1,80 @@
+"""Play the events of a tape again: entry calls and glue ops, each under the switches it first ran under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..recording.flatten import tensors_in
+from ..recording.state import in_modes, restore_random
+from ..recording.tape import EXTERNAL, EngineCall, EntryCall, GlueOp, Token, replace_tokens, tokens_in
+from .backward import play_engine
+from .run import Run, operand, unobserved
+
+
+def play(run: Run) -> None:
+    for position, event in enumerate(run.events):
+        run.microscope.event = position
+        run.microscope.glue_stack = event.stack if isinstance(event, GlueOp) else None
+        if isinstance(event, EntryCall):
+            _play_entry(run, event)
+        elif isinstance(event, GlueOp):
+            _play_glue(run, event)
+        elif isinstance(event, EngineCall):
+            if event.accumulate and run.first_accumulation is None:
+                run.first_accumulation = position
+            play_engine(run, event)
+
+
+def _play_entry(run: Run, event: EntryCall) -> None:
+    for module, training in zip(event.module.modules(), event.training, strict=False):
+        if module.training != training:
+            module.training = training
+    with torch.no_grad(), unobserved(run.microscope):
+        for buffer, before in event.buffers.values():
+            buffer.copy_(before)
+    args = replace_tokens(event.args, lambda token: operand(run, token, copied=True))
+    kwargs = replace_tokens(event.kwargs or {}, lambda token: operand(run, token, copied=True))
+    restore_random(event.random)
+    with in_modes(event.modes):
+        output = _call_entry(event.module, args, kwargs)
+    for token, tensor in zip(event.outputs, tensors_in(output), strict=False):
+        run.twins[id(token)] = tensor
+
+
+def _call_entry(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+    return module(*args, **kwargs)
+
+
+def _play_glue(run: Run, event: GlueOp) -> None:
+    if event.random is not None:
+        restore_random(event.random)
+    if event.writes:
+        for token in _written(event):
+            if token.kind == EXTERNAL and id(token) not in run.twins and token.held is not None:
+                original = token.saved if token.saved is not None else token.held
+                with unobserved(run.microscope):  # the user's own tensor is not written a second time
+                    run.twins[id(token)] = original.detach().clone()
+    args = replace_tokens(event.args, lambda token: operand(run, token, copied=False))
+    kwargs = replace_tokens(event.kwargs, lambda token: operand(run, token, copied=False))
+    with torch.set_grad_enabled(event.grad):
+        result = event.func(*args, **kwargs)
+    made = [*tensors_in(result)]
+    if event.writes:
+        made += [
+            tensor for position in _written_positions(event) for tensor in tensors_in(args[position : position + 1])
+        ]
+    for token, tensor in zip(event.outputs, made, strict=False):
+        run.twins[id(token)] = tensor
+
+
+def _written_positions(event: GlueOp) -> list[int]:
+    return [i for i, a in enumerate(event.func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+
+
+def _written(event: GlueOp) -> list[Token]:
+    return [token for i in _written_positions(event) if i < len(event.args) for token in tokens_in(event.args[i])]
+
+
+ENTRY_CODE = _call_entry.__code__  # the frame above which a stack is the replay's own
