@@ -122,6 +122,12 @@ class Report:
 
         yield from rich_parts(self, width=options.max_width)
 
+    def _repr_html_(self) -> str:
+        """The page, for a notebook."""
+        from .rendering.html import page
+
+        return page(self)
+
     def render(self, path: str | PathLike[str]) -> str:
         """Write the report as a file; the suffix says what: .svg .png .pdf .dot .json .md.
 

@@ -115,7 +115,7 @@ def label_remedies(facts: IndexFacts) -> tuple[Remedy, ...]:
             f"nn.Linear(..., {facts.value + 1})",
         )
     check = Remedy(
-        "Find the samples with such labels: `nantrace scan`, or a check in the data set.",
+        "Find the samples with such labels: check them once, where the data set makes them.",
         f"assert ((target >= 0) & (target < {facts.high})).all(), target.unique()",
     )
     return (first, check)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..model import BadSource, Cause, Origin, Remedy, Snapshot
 from .finding import Finding
 from .indexing import is_label, label_remedies
@@ -9,6 +11,7 @@ from .numbers import number, plural, show, show_index
 from .reading import generated_at
 from .rewriting import atom, call_of
 
+_LIKELIHOODS = ("nll_loss", "nll_loss2d")
 _ELEMENTWISE_LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "sub")
 
 
@@ -24,10 +27,8 @@ def bad_input(snapshot: Snapshot) -> Finding | None:
     evidence += _consumer(snapshot.origin)
     advice = (
         Remedy(
-            "Find the bad samples in the data set: `nantrace scan` goes through the loader and names each sample and "
-            "field "
-            "with NaN or Inf.",
-            f"assert torch.isfinite({name}).all(), torch.isfinite({name}).logical_not().nonzero()[:5]",
+            "Find the bad samples: go through the data set once and list those with NaN or Inf.",
+            "bad = [i for i, (x, *_) in enumerate(dataset) if not torch.isfinite(x).all()]",
         ),
         Remedy(
             "If NaN stands for a missing value, impute it in the data loader and tell the model with a mask.",
@@ -42,11 +43,33 @@ def bad_label(snapshot: Snapshot) -> Finding | None:
     source = snapshot.source_value
     if source is not None and source.kind == "label":
         return _missing_label(snapshot, source)
+    if masked := _masked_class(snapshot.origin):
+        return masked
     facts = snapshot.index
     if facts is not None and is_label(facts):
         text = f"label {facts.value} at {facts.operand}{show_index(facts.position)} is none of the {facts.high} classes"
         return Finding(Cause.BAD_LABEL, "certain", (text,), label_remedies(facts))
     return _impossible_alignment(snapshot)
+
+
+def _masked_class(origin: Origin | None) -> Finding | None:
+    """The label is a class that the model masks: its log-probability is -inf, and so is the loss."""
+    if origin is None or origin.op not in _LIKELIHOODS or origin.example is None:
+        return None
+    scores = origin.example.operand("self")
+    if scores is None or scores.value != -inf or scores.index is None or len(scores.index) < 2:
+        return None
+    sample, label = scores.index[0], scores.index[1]
+    evidence = f"label[{sample}] = {label}, and the log-probability of class {label} is -inf there: the class is masked"
+    advice = (
+        Remedy(
+            "Make label and mask agree: never mask the class of the label, or leave that sample out of the loss.",
+            f"keep = torch.isfinite(logits.gather(1, labels[:, None])[:, 0])  # sample {sample} is not\n"
+            "loss = criterion(logits[keep], labels[keep])",
+        ),
+        Remedy("Mask with a large finite negative such as -1e4 instead of -inf: the loss then stays finite."),
+    )
+    return Finding(Cause.BAD_LABEL, "certain", (evidence,), advice)
 
 
 def _missing_label(snapshot: Snapshot, source: BadSource) -> Finding:
@@ -72,7 +95,10 @@ def _missing_label(snapshot: Snapshot, source: BadSource) -> Finding:
             "Or fill the missing targets before the loss and weight their terms with 0.",
             f"loss = (loss_fn(pred, torch.where(keep, {name}, pred.detach())) * keep).sum() / keep.sum().clamp_min(1)",
         ),
-        Remedy("Name the samples without a label: `nantrace scan` goes through the loader."),
+        Remedy(
+            "Find the samples without a label: go through the data set once and list them.",
+            "bad = [i for i, (*_, y) in enumerate(dataset) if not torch.isfinite(torch.as_tensor(y)).all()]",
+        ),
     )
     return Finding(Cause.BAD_LABEL, "certain", tuple(evidence), advice)
 

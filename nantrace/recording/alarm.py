@@ -38,12 +38,13 @@ class Pending:
 
     root: Token
     value: float
-    gradients: dict[str, tuple[int, int]]  # parameter name -> identity and version of its gradient after the backward
+    before: dict[int, tuple[int, int]]  # parameter -> identity and version of its gradient before the backward
+    gradients: dict[int, tuple[int, int]]  # the same after it, of the parameters that it gave a gradient
 
     def still_there(self, parameters: Sequence[Named]) -> bool:
         """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""
-        for name, parameter in parameters:
-            known = self.gradients.get(name)
+        for _, parameter in parameters:
+            known = self.gradients.get(id(parameter))
             if known is not None and parameter.grad is not None and id(parameter.grad) == known[0]:
                 if not was_zeroed(parameter.grad, known[1]):
                     return True

@@ -39,7 +39,7 @@ class CallRecorder:
             if path is None:
                 return
             if session.calls and id(module) in self._roots and self._entry is not None:
-                self._repair_after_interrupt()
+                self._repair_after_interrupt(module)
             session.calls.append(path)
             if len(session.calls) == 1 and not session.in_engine:
                 self._entry_begins(module, path, args)
@@ -151,17 +151,23 @@ class CallRecorder:
         call = f"the result of {entry.path or type(entry.module).__name__}, called without gradients, holds NaN"
         return Alarm("result", call, self._session.clock.step, tokens=bad, stack=entry.stack)
 
-    def _repair_after_interrupt(self) -> None:
+    def _repair_after_interrupt(self, module: torch.nn.Module) -> None:
         """A KeyboardInterrupt left a call without telling us: forget it, unless it is still on the Python stack."""
-        entry = self._entry
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if frame.f_code.co_name == "_call_impl" and entry and frame.f_locals.get("self") is entry.module:
-                return
-            frame = frame.f_back
+        if self._entry is None or _frames_of(self._entry.module) > (module is self._entry.module):
+            return
         self._session.calls.clear()
         self._entry = None
         self._session.loud(self._above)
+
+
+def _frames_of(module: torch.nn.Module) -> int:
+    """How many calls of a module are on the Python stack."""
+    count = 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        count += frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module
+        frame = frame.f_back
+    return count
 
 
 def _kwargs_of_failed(module: torch.nn.Module) -> dict[str, Any]:

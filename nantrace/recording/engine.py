@@ -11,7 +11,7 @@ from ..torch_private import EngineArguments
 from .alarm import Pending, scalar_value
 from .frames import raw_stack_here
 from .session import Session
-from .tape import GRADIENT, EngineCall, Token
+from .tape import EngineCall, Token
 
 Ticket = tuple[EngineCall | None, "list[Any] | None"]
 
@@ -74,9 +74,13 @@ class EngineRecorder:
         if session.tape.wrote_gradients:  # glue wrote them before (clipping), and the engine has added to them now
             for parameter, name in session.names.parameters.values():
                 if parameter.grad is not None and session.tape.known(parameter.grad) is not None:
-                    session.tape.named(parameter.grad, GRADIENT, name)
-        if session.pending is not None and not session.pending.gradients:
-            session.pending.gradients = session.gradients.identities()
+                    session.tape.gradient(parameter.grad, parameter, name)
+        pending = session.pending
+        if pending is not None and not pending.gradients:
+            after = session.gradients.identities()
+            pending.gradients = {key: known for key, known in after.items() if pending.before.get(key) != known}
+            if not pending.gradients:
+                session.pending = None  # no watched parameter has a part in that loss
         session.update_point = len(session.tape.events)
         session.ring.mark()
 
@@ -91,4 +95,4 @@ class EngineRecorder:
             if value is not None:
                 session.ring.loss = value
                 if not math.isfinite(value):
-                    session.pending = Pending(token, value, {})
+                    session.pending = Pending(token, value, session.gradients.identities(), {})

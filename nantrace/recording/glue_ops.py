@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
+from types import FrameType
 from typing import Any
 
 import torch
 
 from .alarm import Alarm, Named
 from .flatten import replace_tensors, tensors_in
-from .frames import RawStack, raw_stack_here
+from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import nature
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
-from .tape import EXTERNAL, GRADIENT, PARAMETER, DataOp, GlueOp, Token, Update
+from .tape import EXTERNAL, GRADIENT, DataOp, FunctionCall, GlueOp, Token, Update
 
 MAX_DATA_OPS = 512
 
@@ -27,7 +29,8 @@ class GlueRecorder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.failed: FailedGlue | None = None  # the last glue op that raised
-        self._storages: dict[int, str] = {}  # storage of each watched parameter, read when a step first writes one
+        self._applying: tuple[FrameType, FunctionCall] | None = None  # the running `Function.apply`, and its event
+        self._storages: dict[int, int] = {}  # storage of each watched parameter, read when a step first writes one
 
     def before_random(self, args: tuple[Any, ...]) -> Any:
         """The random state that an op is about to draw from."""
@@ -62,6 +65,8 @@ class GlueRecorder:
             if not any(downstream):
                 self._note_data_op(func, args, kwargs, result)
                 return
+            if not torch.is_grad_enabled() and self._inside_function(result):
+                return
             writes, draws = nature(func)
             targets = written_by(func, args, kwargs) if writes else []
             if any(session.names.parameter(target) is not None for target in targets):
@@ -84,6 +89,26 @@ class GlueRecorder:
         except Exception as error:
             session.fault(error)
 
+    def _inside_function(self, result: Any) -> bool:
+        """Whether this op runs in the forward of a custom autograd Function; its `apply` goes on the tape instead."""
+        frame = applying_frame(sys._getframe(2))
+        if frame is None:
+            return False
+        tape = self._session.tape
+        last = tape.events[-1] if tape.events else None
+        if self._applying is None or self._applying[0] is not frame or self._applying[1] is not last:
+            names = frame.f_locals
+            args = tape.tokens_for(names["args"])
+            event = FunctionCall(names["cls"], args, raw_stack(frame.f_back), True, torch_random_now())
+            tape.add(event)
+            self._applying = (frame, event)
+        call = self._applying[1]
+        for tensor in tensors_in(result):
+            token = tape.made(tensor)
+            token.call = call
+            call.outputs.append(token)
+        return True
+
     def note_failure(self, func: Any, args: Any, kwargs: Any, error: BaseException) -> None:
         """Remember an op that raised, for the explanation of the exception."""
         self.failed = (func, args, kwargs, raw_stack_here(3), error)
@@ -95,11 +120,11 @@ class GlueRecorder:
             return token.kind != EXTERNAL
         name = session.names.parameter(tensor)
         if name is not None:
-            session.tape.named(tensor, PARAMETER, name)
+            session.tape.parameter(tensor, name)
             return True
         owner = session.gradients.owner(tensor)
         if owner is not None:
-            session.tape.named(tensor, GRADIENT, owner)
+            session.tape.gradient(tensor, *owner)
         return owner is not None
 
     def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -115,10 +140,10 @@ class GlueRecorder:
         """The watched parameters among the written tensors, by storage: `p.data` and views count too."""
         parameters = self._session.names.parameters
         if len(self._storages) != len(parameters) or not self._session.hand_written:
-            self._storages = {p.untyped_storage().data_ptr(): name for p, name in parameters.values()}
+            self._storages = {p.untyped_storage().data_ptr(): key for key, (p, _) in parameters.items()}
         written = {target.untyped_storage().data_ptr() for target in targets if target.layout is torch.strided}
-        names = {self._storages[storage] for storage in written if storage in self._storages}
-        return [(name, parameter) for parameter, name in parameters.values() if name in names] if names else []
+        found = [parameters[self._storages[storage]] for storage in written if storage in self._storages]
+        return [(name, parameter) for parameter, name in found]
 
     def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> None:
         """A glue op is about to write parameters after a backward: refuse it while they are clean."""
@@ -136,7 +161,7 @@ class GlueRecorder:
             session.loud(above)
         if not session.hand_written:
             session.hand_written = not session.in_closure
-            session.tape.add(Update(frozenset(name for name, _ in writes), "a hand-written update"))
+            session.tape.add(Update(frozenset(id(p) for _, p in writes), "a hand-written update"))
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session
@@ -157,6 +182,19 @@ class GlueRecorder:
     def _token(self, tensor: torch.Tensor) -> Token:
         self._is_downstream(tensor)
         return self._session.tape.token(tensor)
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+
+
+def applying_frame(frame: FrameType | None) -> FrameType | None:
+    """The outermost `Function.apply` on the stack, or None."""
+    found = None
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            found = frame
+        frame = frame.f_back
+    return found
 
 
 def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ class Gradients:
         self._first: tuple[torch.nn.Parameter, int, int] | None = (
             None  # parameter, identity and version of its gradient
         )
-        self._owners: dict[int, tuple[torch.Tensor, str]] | None = None
+        self._owners: dict[int, tuple[torch.Tensor, torch.nn.Parameter, str]] | None = None
 
     def noted(self) -> None:
         """A backward has accumulated. One gradient stands for all: zero_grad drops them together."""
@@ -45,21 +45,20 @@ class Gradients:
         gradient = parameter.grad
         return gradient is None or id(gradient) != identity or was_zeroed(gradient, version)
 
-    def owner(self, tensor: torch.Tensor) -> str | None:
-        """The parameter whose gradient this tensor is, or None."""
+    def owner(self, tensor: torch.Tensor) -> tuple[torch.nn.Parameter, str] | None:
+        """The parameter whose gradient this tensor is and its name, or None."""
         if not self.present:
             return None
         if self._owners is None:
-            self._owners = {
-                id(g): (g, name) for p, name in self._names.parameters.values() if (g := p.grad) is not None
-            }
+            parameters = self._names.parameters.values()
+            self._owners = {id(g): (g, p, name) for p, name in parameters if (g := p.grad) is not None}
         found = self._owners.get(id(tensor))
-        return found[1] if found is not None and found[0] is tensor else None
+        return found[1:] if found is not None and found[0] is tensor else None
 
-    def identities(self) -> dict[str, tuple[int, int]]:
-        """Every gradient's identity and version, by parameter name."""
+    def identities(self) -> dict[int, tuple[int, int]]:
+        """Every gradient's identity and version, by the identity of its parameter."""
         return {
-            name: (id(gradient), version_of(gradient))
-            for parameter, name in self._names.parameters.values()
+            identity: (id(gradient), version_of(gradient))
+            for identity, (parameter, _) in self._names.parameters.items()
             if (gradient := parameter.grad) is not None
         }

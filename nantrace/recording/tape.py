@@ -27,7 +27,7 @@ class Token:
     first wrote into an external tensor, with the `version` that the copy stands for.
     """
 
-    __slots__ = ("held", "kind", "name", "ref", "saved", "version")
+    __slots__ = ("call", "held", "kind", "name", "owner", "ref", "saved", "version")
 
     def __init__(self, tensor: torch.Tensor, kind: str, name: str = "") -> None:
         self.ref = weakref.ref(tensor)
@@ -36,6 +36,8 @@ class Token:
         self.name = name
         self.version = version_of(tensor)
         self.saved: torch.Tensor | None = None
+        self.owner = 0  # for kind "gradient": the identity of its parameter
+        self.call: FunctionCall | None = None  # the custom Function whose forward made the tensor, in glue
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind} {id(self):x}>"
@@ -99,6 +101,19 @@ class GlueOp:
 
 
 @dataclass(slots=True)
+class FunctionCall:
+    """A custom autograd Function applied in glue: run again through `apply`, as its inner ops run without gradients."""
+
+    function: Any
+    args: Any
+    stack: RawStack
+    grad: bool
+    random: RandomState
+    outputs: list[Token] = field(default_factory=list)  # everything that its forward made
+    results: dict[int, Token] = field(default_factory=dict)  # output number -> its token, once something reads it
+
+
+@dataclass(slots=True)
 class DataOp:
     """A glue op on data alone (no entry call, no parameter upstream): not run again, kept to name its line."""
 
@@ -127,11 +142,11 @@ class EngineCall:
 class Update:
     """An optimizer stepped (or a hand-written update wrote parameters): what ran before saw other weights."""
 
-    parameters: frozenset[str]
+    parameters: frozenset[int]  # the identities of the parameters it wrote
     optimizer: str
 
 
-TapeEvent = EntryCall | GlueOp | EngineCall | Update
+TapeEvent = EntryCall | GlueOp | FunctionCall | EngineCall | Update
 
 
 class Tape:
@@ -162,10 +177,24 @@ class Tape:
 
     def token(self, tensor: torch.Tensor) -> Token:
         """The token of a tensor that an event reads; one that nothing on the tape made is external."""
-        return self.known(tensor) or self._external(tensor)
+        token = self.known(tensor)
+        if token is None:
+            return self._external(tensor)
+        if token.call is not None and tensor.grad_fn is not None:
+            token.call.results[tensor.output_nr] = token
+        return token
 
-    def named(self, tensor: torch.Tensor, kind: str, name: str) -> Token:
-        """A token for a parameter, or for a parameter's gradient."""
+    def parameter(self, tensor: torch.Tensor, name: str) -> Token:
+        """A token for a watched parameter."""
+        return self._named(tensor, PARAMETER, name)
+
+    def gradient(self, tensor: torch.Tensor, parameter: torch.Tensor, name: str) -> Token:
+        """A token for a parameter's gradient."""
+        token = self._named(tensor, GRADIENT, name)
+        token.owner = id(parameter)
+        return token
+
+    def _named(self, tensor: torch.Tensor, kind: str, name: str) -> Token:
         token = self.known(tensor)
         if token is None or token.kind != kind:
             token = self._tokens[id(tensor)] = Token(tensor, kind, name)
@@ -253,7 +282,7 @@ class Tape:
 def _records_gradient(event: TapeEvent) -> bool:
     if isinstance(event, EntryCall):
         return event.modes.grad
-    return isinstance(event, EngineCall) or (isinstance(event, GlueOp) and event.grad)
+    return isinstance(event, EngineCall) or (isinstance(event, (GlueOp, FunctionCall)) and event.grad)
 
 
 def _bytes_of(token: Token) -> int:
@@ -281,6 +310,8 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
     if isinstance(event, (EntryCall, GlueOp)):
         yield from tokens_in(event.args)
         yield from tokens_in(event.kwargs)
+    elif isinstance(event, FunctionCall):
+        yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):
         yield from event.roots
         yield from (token for token in event.grads if token is not None)

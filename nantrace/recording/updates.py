@@ -163,7 +163,7 @@ class UpdateRecorder:
     def _note_update(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> None:
         session = self._session
         session.ring.lr = float(optimizer.param_groups[0].get("lr", math.nan))
-        session.tape.add(Update(frozenset(name for name, _ in parameters), type(optimizer).__name__))
+        session.tape.add(Update(frozenset(id(p) for _, p in parameters), type(optimizer).__name__))
         session.step_point = len(session.tape.events)
         session.ring.mark()
 

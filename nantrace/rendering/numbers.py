@@ -81,7 +81,10 @@ def duration(seconds: float) -> str:
 
 
 def finite_facts(summary: TensorSummary) -> str:
-    """What is known of the finite elements: range and zeros."""
+    """What is known of the finite elements: range and zeros; of integers the range alone."""
+    if summary.dtype.startswith(("int", "uint", "bool")) and summary.min is not None and summary.max is not None:
+        low, high = int(summary.min), int(summary.max)
+        return str(low) if low == high else f"{low} .. {high}"
     parts = [span(summary.min, summary.max)]
     if summary.zero and not (summary.min == summary.max == 0):
         parts.append(f"{grouped(summary.zero)} of {grouped(summary.numel)} zero")

@@ -86,11 +86,8 @@ def _accumulate(run: Run, results: list[tuple[torch.Tensor, torch.Tensor | None]
     for leaf, gradient in results:
         if gradient is None:
             continue
-        name = run.parameter_names.get(id(leaf))
-        if name is None:
-            continue
-        known = run.gradients.get(name)
-        run.gradients[name] = gradient if known is None else known + gradient
+        known = run.gradients.get(id(leaf))
+        run.gradients[id(leaf)] = gradient if known is None else known + gradient
 
 
 def _leaves_of(roots: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:

@@ -30,7 +30,7 @@ def index_failure(error: Exception, recorder: Recorder) -> Found | None:
     live = recorder.failed_glue
     if live is not None and live[4] is error:
         func, args, kwargs, stack, _ = live
-        failed, replayed = FailedOp(facts_of(func), args, kwargs, None, True, stack, error), False
+        failed, replayed = FailedOp(facts_of(func), args, kwargs, None, None, True, stack, error), False
     else:
         found = _failed_in_replay(error, recorder)
         if found is None:
@@ -39,7 +39,7 @@ def index_failure(error: Exception, recorder: Recorder) -> Found | None:
     index = _out_of_range(failed)
     if index is None:
         return None
-    return _origin(failed, recorder), index, "loss" if failed.glue else "forward", replayed
+    return _origin(failed), index, "loss" if failed.glue else "forward", replayed
 
 
 def _failed_in_replay(error: Exception, recorder: Recorder) -> FailedOp | None:
@@ -55,9 +55,8 @@ def _failed_in_replay(error: Exception, recorder: Recorder) -> FailedOp | None:
     return failed
 
 
-def _origin(failed: FailedOp, recorder: Recorder) -> Origin:
+def _origin(failed: FailedOp) -> Origin:
     inputs = tuple(describe(tensor, name) for name, tensor in operands(failed.facts, failed.args, failed.kwargs))
-    types = recorder.names.types()
     if failed.entry is not None:
         source = entry_source(failed.stack, failed.entry.stack)
     else:
@@ -66,7 +65,7 @@ def _origin(failed: FailedOp, recorder: Recorder) -> Origin:
     return Origin(
         op=failed.facts.name,
         module=failed.module,
-        module_type=types.get(failed.module) if failed.module is not None else None,
+        module_type=failed.module_type,
         source=source,
         inputs=inputs,
         arguments=scalars(failed.facts, failed.args, failed.kwargs),
@@ -106,8 +105,11 @@ def _indices(failed: FailedOp) -> Iterator[tuple[str, torch.Tensor, int, bool, i
             if name.startswith("indices[") and index.dtype in (torch.int64, torch.int32):
                 yield name, index, table.shape[_dim_of(failed.args[1], int(name[8:-1]))], True, None, table
     elif "index" in by_name and not by_name["index"].is_floating_point():
-        dim = int(numbers.get("dim", 0))
-        yield "index", by_name["index"], table.shape[dim % max(1, table.dim())], facts.name == "take", None, table
+        if facts.name == "take":
+            yield "index", by_name["index"], table.numel(), True, None, table
+        else:
+            dim = int(numbers.get("dim", 0)) % max(1, table.dim())
+            yield "index", by_name["index"], table.shape[dim] if table.dim() else 1, False, None, table
 
 
 def _dim_of(indices: Any, position: int) -> int:

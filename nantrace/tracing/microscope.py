@@ -51,6 +51,7 @@ class Seen:
     glue: bool
     backward: bool
     module: str | None
+    module_type: str | None
     node: str | None
     forward_id: int | None
     stack: RawStack
@@ -79,6 +80,7 @@ class FailedOp:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     module: str | None
+    module_type: str | None
     glue: bool
     stack: RawStack
     error: BaseException
@@ -91,6 +93,7 @@ class Microscope(TorchDispatchMode):
     def __init__(
         self,
         engine_codes: frozenset[CodeType],
+        function_code: CodeType,
         module_path: Callable[[torch.nn.Module], str | None],
         wanted: int | None = None,
     ) -> None:
@@ -102,7 +105,7 @@ class Microscope(TorchDispatchMode):
         self.event = -1
         self.glue_stack: RawStack | None = None  # the live stack of the glue op that runs now
         self.thread = 0
-        self._modules: list[str] = []
+        self._modules: list[tuple[str, str]] = []  # (path, type name) of the calls that run
         self._writers: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._holders: dict[int, list[Kept]] = defaultdict(list)
         self._bad_storages: set[int] = set()
@@ -110,6 +113,7 @@ class Microscope(TorchDispatchMode):
         self._by_sequence: dict[int, int] = {}
         self._last_sequence = -1
         self._engine_codes = engine_codes
+        self._function_code = function_code
         self._module_path = module_path
 
     @classmethod
@@ -234,11 +238,19 @@ class Microscope(TorchDispatchMode):
             event=self.event,
             glue=glue,
             backward=backward,
-            module=self._modules[-1] if self._modules else None,
+            module=self._modules[-1][0] if self._modules else None,
+            module_type=self._modules[-1][1] if self._modules else None,
             node=node.name() if backward else None,
             forward_id=self._by_sequence.get(sequence) if sequence is not None else None,
-            stack=self.glue_stack if glue and self.glue_stack is not None else stack,
+            stack=self._live_stack(stack) if glue else stack,
         )
+
+    def _live_stack(self, stack: RawStack) -> RawStack:
+        """The stack of a glue op as it was in the live run; inside a custom Function its own frames come on top."""
+        for i, (code, _) in enumerate(stack):
+            if code is self._function_code:
+                return stack[:i] + (self.glue_stack or ())
+        return self.glue_stack or stack
 
     def _name_sequence(self, number: int) -> None:
         """torch numbers an autograd node just before its op is dispatched: the first op after that is its op."""
@@ -258,9 +270,9 @@ class Microscope(TorchDispatchMode):
 
     def _note_failure(self, facts: OpFacts, args: Any, kwargs: Any, error: BaseException) -> None:
         if self.failed is None:
-            module = self._modules[-1] if self._modules else None
+            path, kind = self._modules[-1] if self._modules else (None, None)
             stack = self.glue_stack if self.glue_stack is not None else raw_stack_here(2)
-            self.failed = FailedOp(facts, args, kwargs, module, self.glue_stack is not None, stack, error)
+            self.failed = FailedOp(facts, args, kwargs, path, kind, self.glue_stack is not None, stack, error)
 
     # Asked by the walk
 
@@ -289,7 +301,10 @@ class Microscope(TorchDispatchMode):
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Know which module the next ops belong to."""
         path = self._module_path(module)
-        self._modules.append(path if path is not None else (self._modules[-1] if self._modules else ""))
+        if path is None:  # a module nobody watches belongs to the one that calls it
+            self._modules.append(self._modules[-1] if self._modules else ("", type(module).__name__))
+        else:
+            self._modules.append((path, type(module).__name__))
 
     def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
         """The module's call is over."""

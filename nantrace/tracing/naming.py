@@ -7,7 +7,7 @@ from types import CodeType
 
 from ..model import Source
 from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, source_at
-from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent
+from ..recording.tape import EngineCall, EntryCall, FunctionCall, GlueOp, TapeEvent
 from .microscope import Microscope, Seen
 from .playing import ENTRY_CODE
 
@@ -21,6 +21,7 @@ class Name:
     op: str
     seen: Seen  # the forward op for a derivative, else the op itself
     module: str | None
+    module_type: str | None
     source: Source | None
     derivative: bool
 
@@ -36,11 +37,11 @@ class Namer:
         """The name of an op: for an op of a backward, of the forward op that it differentiates."""
         forward = self.forward_of(seen)
         if forward is None:
-            return Name(seen.facts.name, seen, self.module(seen), self.source(seen), False)
+            return Name(seen.facts.name, seen, *self.module(seen), self.source(seen), False)
         function = _custom_function(seen.node)
         if function is not None:
-            return Name(function, forward, self.module(forward), self._source_of_apply(forward), True)
-        return Name(forward.facts.name, forward, self.module(forward), self.source(forward), True)
+            return Name(function, forward, *self.module(forward), self._source_of_apply(forward), True)
+        return Name(forward.facts.name, forward, *self.module(forward), self.source(forward), True)
 
     def forward_of(self, seen: Seen) -> Seen | None:
         """The forward op at the end of the chain (a double backward has two links), or None for a forward op."""
@@ -50,9 +51,9 @@ class Namer:
             found = seen
         return found
 
-    def module(self, seen: Seen) -> str | None:
-        """The module path, or None for glue."""
-        return None if seen.glue or not self._in_entry(seen) else seen.module
+    def module(self, seen: Seen) -> tuple[str | None, str | None]:
+        """The module's path and type, or (None, None) for glue."""
+        return (None, None) if seen.glue or not self._in_entry(seen) else (seen.module, seen.module_type)
 
     def source(self, seen: Seen) -> Source | None:
         """The user's line below the entry call, else a library's, else the line that made the entry call."""
@@ -68,7 +69,7 @@ class Namer:
     def _split(self, seen: Seen) -> tuple[RawStack, RawStack]:
         """The frames below the entry call, and the live frames above it."""
         event = self._events[seen.event]
-        outer = event.stack if isinstance(event, (EntryCall, GlueOp, EngineCall)) else ()
+        outer = event.stack if isinstance(event, (EntryCall, GlueOp, FunctionCall, EngineCall)) else ()
         return _inside_entry(seen.stack), outer
 
     def _in_entry(self, seen: Seen) -> bool:

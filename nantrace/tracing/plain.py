@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..model import Edge, Expected, Op, Source, Status, TensorSummary
-from ..recording.tape import EngineCall, GlueOp
+from ..recording.tape import EngineCall, FunctionCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
 from .run import Run
@@ -55,7 +55,7 @@ def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
     found: dict[tuple[str, str], int] = {}
     for seen in ops:
         if seen.bad and seen.id not in path and not seen.bad_input and has_literal(seen.arguments):
-            key = (seen.facts.name, seen.module or "the loss code")
+            key = (seen.facts.name, "the loss code" if seen.glue else seen.module or "the root module")
             found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
     return tuple(
         Expected(f"{name} in {module}", "written on purpose: the value stands in the program", count)
@@ -68,7 +68,7 @@ def where_ran(run: Run, seen: Seen) -> str:
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
-    if isinstance(event, GlueOp):
+    if isinstance(event, (GlueOp, FunctionCall)):
         after = run.first_accumulation is not None and seen.event > run.first_accumulation
         return "optimizer" if after else "loss"
     return "forward"
@@ -90,7 +90,7 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         phase=where_ran(run, seen),
         status=status_of(seen, origin),
         module=named.module,
-        module_type=run.module_types.get(named.module) if named.module is not None else None,
+        module_type=named.module_type,
         autograd_node=seen.node,
         forward_id=seen.forward_id,
         source=_bare(named.source),

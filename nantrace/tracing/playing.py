@@ -8,7 +8,7 @@ import torch
 
 from ..recording.flatten import tensors_in
 from ..recording.state import in_modes, restore_random
-from ..recording.tape import EXTERNAL, EngineCall, EntryCall, GlueOp, Token, replace_tokens, tokens_in
+from ..recording.tape import EXTERNAL, EngineCall, EntryCall, FunctionCall, GlueOp, Token, replace_tokens, tokens_in
 from .backward import play_engine
 from .run import Run, operand, unobserved
 
@@ -16,11 +16,13 @@ from .run import Run, operand, unobserved
 def play(run: Run) -> None:
     for position, event in enumerate(run.events):
         run.microscope.event = position
-        run.microscope.glue_stack = event.stack if isinstance(event, GlueOp) else None
+        run.microscope.glue_stack = event.stack if isinstance(event, (GlueOp, FunctionCall)) else None
         if isinstance(event, EntryCall):
             _play_entry(run, event)
         elif isinstance(event, GlueOp):
             _play_glue(run, event)
+        elif isinstance(event, FunctionCall):
+            _play_function(run, event)
         elif isinstance(event, EngineCall):
             if event.accumulate and run.first_accumulation is None:
                 run.first_accumulation = position
@@ -45,6 +47,20 @@ def _play_entry(run: Run, event: EntryCall) -> None:
 
 def _call_entry(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
     return module(*args, **kwargs)
+
+
+def _play_function(run: Run, event: FunctionCall) -> None:
+    args = replace_tokens(event.args, lambda token: operand(run, token, copied=False))
+    restore_random(event.random)
+    with torch.set_grad_enabled(event.grad):
+        results = tensors_in(_apply(event.function, args))
+    for number, token in event.results.items():
+        if number < len(results):
+            run.twins[id(token)] = results[number]
+
+
+def _apply(function: Any, args: Any) -> Any:
+    return function.apply(*args)
 
 
 def _play_glue(run: Run, event: GlueOp) -> None:
@@ -77,4 +93,6 @@ def _written(event: GlueOp) -> list[Token]:
     return [token for i in _written_positions(event) if i < len(event.args) for token in tokens_in(event.args[i])]
 
 
-ENTRY_CODE = _call_entry.__code__  # the frame above which a stack is the replay's own
+# the frames above which a stack is the replay's own
+ENTRY_CODE = _call_entry.__code__
+FUNCTION_CODE = _apply.__code__

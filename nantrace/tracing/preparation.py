@@ -95,6 +95,7 @@ def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, i
         glue=True,
         backward=False,
         module=None,
+        module_type=None,
         node=None,
         forward_id=None,
         stack=op.note.stack,

@@ -7,6 +7,7 @@ on the positions of its operand's elements, and the answer is the position that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -35,9 +36,7 @@ _MOVERS = frozenset(
         "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col",
     }
 )  # fmt: skip
-_SAME_ELEMENT = frozenset(
-    {"to_copy", "clone", "copy", "unsafe_view", "dropout", "alias_copy", "expand_copy", "bernoulli"}
-)
+_SAME_ELEMENT = frozenset({"to_copy", "clone", "copy", "dropout", "alias_copy", "expand_copy", "bernoulli"})
 
 
 def regions(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
@@ -83,6 +82,20 @@ def broadcast(index: Index, shape: tuple[int, ...]) -> Region:
 def _pointwise(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
     skip = 0 if seen.facts.name == "copy" else -1  # what copy_ overwrites does not reach the result
     return [(i, broadcast(index, kept.place.shape)) for i, kept in enumerate(seen.kept_inputs) if i != skip]
+
+
+def _reshaped(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
+    """The element of the same place in the flattened order."""
+    shape, own = seen.kept_outputs[output].place.shape, seen.kept_inputs[0].place.shape
+    flat = sum(at * prod(shape[d + 1 :]) for d, at in enumerate(index))
+    return [(0, tuple(flat // prod(own[d + 1 :]) % size for d, size in enumerate(own)))]
+
+
+def _max_pooled(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
+    """The op itself says which element of the window it took: its second result."""
+    flat = int(seen.kept_outputs[1].tensor[index])
+    width = seen.kept_inputs[0].place.shape[-1]
+    return [(0, (*index[:-2], flat // width, flat % width))]
 
 
 def _foreach(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
@@ -297,7 +310,8 @@ _RULES: dict[str, Callable[[Seen, int, Index], list[tuple[int, Region]]]] = {
     "group_norm": _leading(1),
     "convolution": _convolution,
     "nll_loss": _nll_loss,
-    "max_pool2d": _leading(2),
+    "max_pool2d": _max_pooled,
+    "unsafe_view": _reshaped,
     "avg_pool2d": _leading(2),
     "adaptive_avg_pool2d": _leading(2),
     "scaled_dot_product_flash_attention": _leading(2),

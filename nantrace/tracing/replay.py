@@ -20,7 +20,7 @@ from ..recording.state import random_now, restore_random
 from ..recording.tape import EntryCall, Tape, TapeEvent, Token, version_of
 from .backward import ENGINE_CODES
 from .microscope import Enough, Microscope, Seen
-from .playing import play
+from .playing import FUNCTION_CODE, play
 from .run import Run
 from .slicing import doubts_about, slice_for
 
@@ -39,11 +39,9 @@ def look_again(tape: Tape, names: ModuleNames, run: Run, number: int) -> Seen | 
 
 
 def _replay(tape: Tape, names: ModuleNames, events: list[TapeEvent], wanted: int | None) -> Run:
-    microscope = Microscope(ENGINE_CODES, lambda module: names.path(module, look_again=False), wanted)
-    run = Run(microscope, events, {}, {}, doubts_about(tape, events, names))
-    run.module_types = names.types()
+    microscope = Microscope(ENGINE_CODES, FUNCTION_CODE, lambda module: names.path(module, look_again=False), wanted)
+    run = Run(microscope, events, {}, {}, doubts_about(tape, events))
     run.parameters = [parameter for parameter, _ in names.parameters.values()]
-    run.parameter_names = {key: name for key, (_, name) in names.parameters.items()}
     return _in_thread(run, names)
 
 

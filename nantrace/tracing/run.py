@@ -21,20 +21,18 @@ class Run:
     microscope: Microscope
     events: list[TapeEvent]
     twins: dict[int, torch.Tensor]  # id(token) -> tensor
-    gradients: dict[str, torch.Tensor]  # the replayed `.grad` by parameter name
+    gradients: dict[int, torch.Tensor]  # the replayed `.grad` by the identity of its parameter
     doubts: list[str]  # why it may differ from the live run
     error: BaseException | None = None
     seconds: float = 0.0
     first_accumulation: int | None = None  # position of the first accumulating engine call
     parameters: list[torch.nn.Parameter] = field(default_factory=list)  # of the watched modules
-    parameter_names: dict[int, str] = field(default_factory=dict)  # id(parameter) -> name
-    module_types: dict[str, str] = field(default_factory=dict)  # module path -> type name
     sources: dict[int, Token] = field(default_factory=dict)  # storage of a batch's copy -> its token
 
     def twin(self, token: Token) -> torch.Tensor | None:
         """The replayed tensor of a token."""
         if token.kind == GRADIENT:
-            return self.gradients.get(token.name)
+            return self.gradients.get(token.owner)
         return self.twins.get(id(token), token.held)
 
 
@@ -44,7 +42,7 @@ def operand(run: Run, token: Token, *, copied: bool) -> Any:
     if twin is not None:
         return twin
     if token.kind == GRADIENT:
-        gradient = run.gradients.get(token.name)
+        gradient = run.gradients.get(token.owner)
         if gradient is None:
             raise RuntimeError(f"the gradient of {token.name} was not replayed")
         return gradient

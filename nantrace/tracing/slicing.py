@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..recording.names import ModuleNames
 from ..recording.tape import (
     EXTERNAL,
     GRADIENT,
@@ -40,7 +39,7 @@ def slice_for(events: list[TapeEvent], symptoms: list[Token], gradients: bool) -
     return kept
 
 
-def doubts_about(tape: Tape, events: list[TapeEvent], names: ModuleNames) -> list[str]:
+def doubts_about(tape: Tape, events: list[TapeEvent]) -> list[str]:
     """What has changed since the live run, in sentences."""
     doubts: list[str] = [f"the tape is incomplete: {tape.overflowed}"] if tape.overflowed else []
     chosen = {id(event) for event in events}
@@ -50,7 +49,7 @@ def doubts_about(tape: Tape, events: list[TapeEvent], names: ModuleNames) -> lis
             earlier.append(event)
         elif isinstance(event, Update):
             for call in earlier:
-                own = {names.parameter(parameter) for parameter in call.module.parameters()}
+                own = {id(parameter) for parameter in call.module.parameters()}
                 if own & event.parameters:
                     doubts.append(
                         f"{event.optimizer} changed the weights of {call.path or 'the model'} after it was called"

@@ -11,8 +11,9 @@ import torch
 from ..model import BadSource, Origin
 from ..recording.flatten import named_leaves
 from ..recording.names import ModuleNames, clean
-from ..recording.tape import DataOp, EngineCall, EntryCall, GlueOp, TapeEvent, Token
+from ..recording.tape import DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
+from .place import place_of
 from .preparation import origin_in_data
 from .run import Run
 from .summaries import describe
@@ -26,6 +27,7 @@ class Owner:
     kind: str  # "parameter" | "buffer" | "input" | "label" | "constant"
     name: str
     entry: str | None = None  # for "input": the module path that was called with it
+    tensor: torch.Tensor | None = None  # the owner's own tensor: what was read may be a view of it
 
     @property
     def label(self) -> str:
@@ -47,9 +49,9 @@ class Owners:
         self._label_entries(run.events)
         for root in names.roots:
             for path, buffer in root.named_buffers():
-                self._note(buffer, Owner("buffer", clean(path)))
+                self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
             for path, parameter in root.named_parameters():
-                self._note(parameter, Owner("parameter", clean(path)))
+                self._note(parameter, Owner("parameter", clean(path), tensor=parameter))
                 if parameter.requires_grad:
                     self._trained.add(clean(path))
 
@@ -80,8 +82,11 @@ class Owners:
         owner = self.of(source.place.storage)
         kind = "label" if owner.kind == "constant" else owner.kind
         name = owner.name or source.operand
-        tensor = source.tensor
-        return BadSource(kind, name, describe(tensor, name), source.index, source.value, owner.entry)
+        tensor, index = source.tensor, source.index
+        if owner.tensor is not None:
+            own = place_of(owner.tensor).index_of(source.place.address(index))
+            tensor, index = (owner.tensor.detach(), own) if own is not None else (tensor, index)
+        return BadSource(kind, name, describe(tensor, name), index, source.value, owner.entry)
 
     def _reader(self, source: Source) -> int | None:
         ops = self._run.microscope.ops
@@ -96,8 +101,9 @@ class Owners:
                 for argument, value in zip(event.func._schema.arguments, event.args, strict=False):
                     for _, token in named_leaves(value, Token):
                         self._note_token(token, Owner("label", argument.name))
-            elif isinstance(event, EngineCall):
-                continue
+            elif isinstance(event, FunctionCall):
+                for _, token in named_leaves(event.args, Token):
+                    self._note_token(token, Owner("label", event.function.__name__))
 
     def _note_token(self, token: Token, owner: Owner) -> None:
         for tensor in (token.held, token.saved, self._run.twins.get(id(token)) if token.held is not None else None):

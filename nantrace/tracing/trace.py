@@ -17,6 +17,7 @@ from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
 from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.recorder import Recorder
+from ..recording.tape import EXTERNAL as FROM_OUTSIDE
 from ..recording.tape import GRADIENT, Token
 from ..torch_private import sparse_values
 from .examples import example_of, example_of_derivative
@@ -127,7 +128,10 @@ def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     found: list[Token] = []
     for name, gradient in alarm.named[:MAX_SYMPTOMS]:
         known = recorder.tape.known(gradient)
-        found.append(known if known is not None and known.kind != "external" else Token(gradient, GRADIENT, name))
+        if known is None or known.kind == FROM_OUTSIDE:
+            owner = next(p for p, own in recorder.names.parameters.values() if own == name and p.grad is gradient)
+            known = recorder.tape.gradient(gradient, owner, name)
+        found.append(known)
     return found
 
 
@@ -220,7 +224,7 @@ def _origin(run: Run, owners: Owners, namer: Namer, state: State, looker: Looker
     return Origin(
         op=named.op,
         module=named.module,
-        module_type=run.module_types.get(named.module) if named.module is not None else None,
+        module_type=named.module_type,
         autograd_node=seen.node or _node_made_by(seen),
         source=named.source,
         inputs=tuple(describe(kept.tensor, kept.name, labels.get(kept.name, "")) for kept in shown.kept_inputs),

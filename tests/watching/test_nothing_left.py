@@ -106,6 +106,37 @@ def test_an_interrupt_is_forgotten_by_the_next_call() -> None:
     assert raised.value.report.phase == "loss"
 
 
+def test_an_optimizer_that_raises_is_forgotten_too() -> None:
+    """After a caught exception of an optimizer's own, the glue of the next step is recorded again."""
+
+    class Moody(torch.optim.SGD):
+        calls = 0
+
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:
+            self.calls += 1
+            if self.calls == 1:
+                raise RuntimeError("not today")
+            return super().step(closure)
+
+    model = Mlp()
+    optimizer = Moody(model.parameters(), 0.1)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model(torch.randn(5, 4)).sum().backward()
+            with pytest.raises(RuntimeError, match="not today"):
+                optimizer.step()
+            optimizer.zero_grad()
+            loss = torch.log(model(torch.randn(5, 4)).square().sum() * 0)
+            loss.backward()
+            optimizer.step()
+
+    with pytest.raises(nantrace.NumericalAnomaly) as raised:
+        run()
+
+    assert (raised.value.report.origin.op, raised.value.report.phase) == ("log", "loss")
+
+
 def test_nothing_is_left_after_an_anomaly() -> None:
     """Nor does an anomaly leave anything."""
     model = Mlp()
