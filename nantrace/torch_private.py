@@ -26,6 +26,12 @@ def put_on_mode(mode: Any) -> None:
     _python_dispatch._push_mode(mode)
 
 
+def innermost_mode() -> Any:
+    """The innermost dispatch mode of this thread, or None: in a microsecond, where the list of all takes twenty."""
+    depth = torch._C._len_torch_dispatch_stack()
+    return torch._C._get_dispatch_stack_at(depth - 1) if depth else None
+
+
 def modes_on_stack() -> list[Any]:
     """The dispatch modes of this thread, outermost first."""
     return list(_python_dispatch._get_current_dispatch_mode_stack())
@@ -152,3 +158,8 @@ def forget_kwargs_flag(handle: Any) -> None:
 def has_post_accumulate_hooks(tensor: torch.Tensor) -> bool:
     """Whether hooks run after a gradient is accumulated into this tensor: they may step an optimizer."""
     return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+def optimizer_file() -> str:
+    """The file whose `wrapper` runs every optimizer's step: its frame tells whether a step still runs."""
+    return torch.optim.Optimizer.profile_hook_step.__code__.co_filename

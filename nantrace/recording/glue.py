@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..torch_private import TorchDispatchMode, modes_on_stack, put_on_mode, take_off_mode
+from ..torch_private import TorchDispatchMode, innermost_mode, modes_on_stack, put_on_mode, take_off_mode
 
 
 class GlueHandler(Protocol):
@@ -64,11 +64,21 @@ def nature(func: Any) -> tuple[bool, bool]:
     return bool(func._schema.is_mutable), torch.Tag.nondeterministic_seeded in func.tags
 
 
+@lru_cache(maxsize=4096)
+def is_view(func: Any) -> bool:
+    """Whether an op only gives another view of an argument."""
+    schema = func._schema
+    return not schema.is_mutable and any(result.alias_info is not None for result in schema.returns)
+
+
 def lift(mode: TorchDispatchMode) -> list[Any] | None:
     """Take a mode of ours out of the stack; returns the user's modes above it, or None where ours was not on it.
 
     The user's modes stay on: only ours is gone between `lift` and `put_back`.
     """
+    if innermost_mode() is mode:
+        take_off_mode()
+        return []
     if not any(found is mode for found in modes_on_stack()):
         return None
     above: list[Any] = []
@@ -85,7 +95,9 @@ def lift(mode: TorchDispatchMode) -> list[Any] | None:
 
 def put_back(mode: TorchDispatchMode, above: list[Any] | None) -> None:
     """Put a mode of ours back where `lift` took it from: below those of the user's modes that are still there."""
-    if above is None:
+    if not above:
+        if above is not None:
+            put_on_mode(mode)
         return
     stack = modes_on_stack()
     taken: list[Any] = []

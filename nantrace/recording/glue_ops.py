@@ -12,7 +12,7 @@ import torch
 from .alarm import Alarm, Named
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
-from .glue import nature
+from .glue import is_view, nature
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
@@ -129,7 +129,7 @@ class GlueRecorder:
 
     def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         outputs = [weakref.ref(tensor) for tensor in tensors_in(result) if tensor.is_floating_point()]
-        if not outputs:
+        if not outputs or is_view(func):
             return
         noted = self._session.tape.data_ops
         if len(noted) >= MAX_DATA_OPS:

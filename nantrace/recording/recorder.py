@@ -140,6 +140,8 @@ class Recorder:
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module's call begins."""
+        if not self.session.calls:
+            self._updates.repair()
         self._calls.begins(module, args)
 
     def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
@@ -148,6 +150,7 @@ class Recorder:
 
     def engine_begins(self, call: EngineArguments) -> Ticket | None:
         """The engine is about to run."""
+        self._updates.repair()
         return self._engine.begins(call)
 
     def engine_ends(self, ticket: Ticket | None, result: Any) -> None:

@@ -3,6 +3,10 @@
 A row of a `Board` is (min, max, sum, 2-norm) as float32. min and max carry NaN and infinities, so a
 row says exactly whether a tensor was finite. sum and norm may overflow where the tensor is finite and
 are never a verdict.
+
+A large tensor is reduced at once. A small one costs more in calls than in reading, so it is copied into a staging
+A large tensor is reduced at once. A small one costs more in calls than in reading: it is copied into a staging
+later cannot change what was recorded.
 """
 
 from __future__ import annotations
@@ -11,29 +15,78 @@ import torch
 
 from ..torch_private import sparse_values
 
-_CHUNK = 256
 _DIRECT = torch.float32
 _STRIDED = torch.strided
+_STAGED = 8192  # elements: larger tensors are reduced directly
+_BLOCK = 32  # tensors of one shape that are reduced together
+_STAGING_BYTES = 8 << 20  # of staging blocks in all; past it small tensors are reduced directly too
+
+_Views = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class _Block:
+    """Copies of small tensors of one shape and dtype, and the rows they belong to."""
+
+    __slots__ = ("rows", "slots", "tensor")
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.tensor = torch.empty((_BLOCK, *like.shape), dtype=like.dtype, device=like.device)
+        self.slots = self.tensor.unbind()
+        self.rows: list[int] = []
 
 
 class Board:
-    """The rows of one step on one device. Memory: 16 bytes a row on the device, in chunks of 256 rows."""
+    """The rows of one step on one device: 16 bytes a row, and at most 8 MiB of staging blocks."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.used = 0
-        self._chunks: list[torch.Tensor] = []
-        self._views: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._rows = torch.zeros(0, 4, dtype=_DIRECT, device=device)
+        self._views: list[_Views] = []
+        self._blocks: dict[tuple[torch.Size, torch.dtype], _Block] = {}
+        self._staging = 0
 
     def write(self, tensor: torch.Tensor) -> int:
         """Write the statistics of a real, strided floating tensor and return its row's number."""
-        row = self.used
-        if row == len(self._views):
+        number = self.used
+        if number == len(self._views):
             self._grow()
-        low, high, total, norm = self._views[row]
         values = tensor.detach()
+        if values.numel() <= _STAGED:
+            block = self._blocks.get((values.shape, values.dtype)) or self._new_block(values)
+            if block is not None:
+                block.slots[len(block.rows)].copy_(values)
+                block.rows.append(number)
+                if len(block.rows) == _BLOCK:
+                    self._reduce(block)
+                self.used = number + 1
+                return number
+        self._write_now(values, self._views[number])
+        self.used = number + 1
+        return number
+
+    def rows(self) -> torch.Tensor:
+        """The rows written so far as one new (used, 4) float32 tensor on the device."""
+        self._reduce_all()
+        return self._rows[: self.used].clone()
+
+    def take(self, count: int) -> torch.Tensor:
+        """The first `count` rows as a new (count, 4) tensor; the rows after them move to the front."""
+        rows = self.rows()
+        if count < self.used:
+            self._rows[: self.used - count] = rows[count:]
+        self.used -= count
+        return rows[:count]
+
+    def row(self, number: int) -> torch.Tensor:
+        """One row as a (4,) view, to be read only before the board is taken."""
+        self._reduce_all()
+        return self._rows[number]
+
+    def _write_now(self, values: torch.Tensor, views: _Views) -> None:
+        low, high, total, norm = views
         if values.numel() == 0:
-            for view in self._views[row]:
+            for view in views:
                 view.zero_()
         elif values.dtype is _DIRECT:
             torch.aminmax(values, out=(low, high))
@@ -45,30 +98,44 @@ class Board:
             high.copy_(most)
             total.copy_(torch.sum(values, None, dtype=_accumulation(values.dtype)))
             norm.copy_(torch.linalg.vector_norm(values, dtype=_accumulation(values.dtype)))
-        self.used = row + 1
-        return row
 
-    def rows(self) -> torch.Tensor:
-        """The rows written so far as one new (used, 4) float32 tensor on the device."""
-        return torch.cat(self._chunks)[: self.used] if len(self._chunks) > 1 else self._chunks[0][: self.used].clone()
+    def _new_block(self, like: torch.Tensor) -> _Block | None:
+        size = _BLOCK * like.numel() * like.element_size()
+        if like.numel() == 0 or self._staging + size > _STAGING_BYTES:
+            return None
+        self._staging += size
+        with torch.inference_mode(False):
+            block = self._blocks[like.shape, like.dtype] = _Block(like)
+        return block
 
-    def take(self, count: int) -> torch.Tensor:
-        """The first `count` rows as a new (count, 4) tensor; the rows after them move to the front."""
-        rows = self.rows()
-        for number in range(count, self.used):
-            self.row(number - count).copy_(rows[number])
-        self.used -= count
-        return rows[:count]
+    def _reduce_all(self) -> None:
+        for block in self._blocks.values():
+            if block.rows:
+                self._reduce(block)
 
-    def row(self, number: int) -> torch.Tensor:
-        """One row as a (4,) view, to be read only before the board is taken."""
-        return self._chunks[number // _CHUNK][number % _CHUNK]
+    def _reduce(self, block: _Block) -> None:
+        """Reduce the copies of a block, each to its own row."""
+        count = len(block.rows)
+        values = block.tensor[:count].reshape(count, -1)
+        wide = _accumulation(values.dtype)
+        found = (
+            values.amin(1),
+            values.amax(1),
+            torch.sum(values, 1, dtype=wide),
+            torch.linalg.vector_norm(values, dim=1, dtype=wide),
+        )
+        with torch.inference_mode(False):
+            rows = torch.tensor(block.rows, device=self.device)
+        self._rows.index_copy_(0, rows, torch.stack([column.to(_DIRECT) for column in found], 1))
+        block.rows.clear()
 
     def _grow(self) -> None:
+        size = max(64, 2 * len(self._views))
         with torch.inference_mode(False):  # rows made inside a user's inference_mode could not be written later
-            chunk = torch.zeros(_CHUNK, 4, dtype=_DIRECT, device=self.device)
-            self._chunks.append(chunk)
-            self._views.extend(tuple(row.unbind()) for row in chunk.unbind())  # type: ignore[misc]
+            rows = torch.zeros(size, 4, dtype=_DIRECT, device=self.device)
+            rows[: self.used] = self._rows[: self.used]
+            self._rows = rows
+            self._views = [tuple(row.unbind()) for row in rows.unbind()]  # type: ignore[misc]
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
+from types import FrameType
 from typing import Any
 
 import torch
 
-from ..torch_private import step_supports_scaler
+from ..torch_private import optimizer_file, step_supports_scaler
 from .alarm import Alarm, Named, first_bad, gradients_of, total_norm
 from .flatten import tensors_in
 from .frames import raw_stack_here
@@ -49,6 +51,19 @@ class UpdateRecorder:
             self._above.pop()
             session.loud(above)
             raise
+
+    def repair(self) -> None:
+        """An exception left an optimizer's step without telling us: forget it, unless it is still on the stack."""
+        if not self._above:
+            return
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == optimizer_file():
+                return
+            frame = frame.f_back
+        self._session.in_closure = 0
+        self._session.loud(next((above for above in self._above if above is not None), None))
+        self._above.clear()
 
     def ends(self, optimizer: torch.optim.Optimizer) -> None:
         """Look at the parameters that the step has written."""
