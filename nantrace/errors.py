@@ -55,3 +55,17 @@ class NumericalAnomaly(NantraceError, FloatingPointError):
 
 class NumericalAnomalyWarning(UserWarning):
     """A non-finite value had consequences and the run goes on (`on_anomaly="warn"`)."""
+
+
+# users see `nantrace.NumericalAnomaly` in a traceback, the name they import
+for _public in (
+    NantraceError,
+    OptionError,
+    NotAModuleError,
+    WatchError,
+    DumpError,
+    RenderError,
+    NumericalAnomaly,
+    NumericalAnomalyWarning,
+):
+    _public.__module__ = "nantrace"

@@ -116,6 +116,7 @@ class Tracer:
         self._modules = modules
         self._recorder: Recorder | None = None
         self._contained_before = 0
+        self._last_step = 0
         self._last_anomaly: int | None = None
 
     # Starting and stopping
@@ -173,6 +174,7 @@ class Tracer:
         if recorder is None:
             return
         self._contained_before += recorder.contained
+        self._last_step = recorder.clock.step
         _watched[:] = [pair for pair in _watched if pair[1] is not self]
         recorder.stop()
 
@@ -180,8 +182,8 @@ class Tracer:
 
     @property
     def step(self) -> int:
-        """The number of the running step, counted from 0 since the watch began."""
-        return self._recorder.clock.step if self._recorder is not None else 0
+        """The number of the running step, counted from 0 since the watch began; after it, of the last one."""
+        return self._recorder.clock.step if self._recorder is not None else self._last_step
 
     @property
     def contained(self) -> int:
