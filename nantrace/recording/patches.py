@@ -6,6 +6,7 @@ several watches can begin and end in any order. A listener's own fault never rea
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,6 +22,9 @@ class Listener(Protocol):
     """What a recorder is told. `thread` is the thread that started it; calls in other threads are not told."""
 
     thread: int
+
+    def stop(self) -> None:
+        """Stop listening for good."""
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module's call begins."""
@@ -74,6 +78,18 @@ def stop_listening(listener: Listener) -> None:
             _listeners.remove(listener)
         if not _listeners:
             _uninstall()
+
+
+def _forget_in_child() -> None:
+    """A forked process (a DataLoader worker) is not watched: its data code must not pay for our modes and hooks."""
+    global _lock
+    _lock = threading.Lock()  # the parent may have held it in another thread
+    for listener in list(_listeners):
+        listener.stop()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _install() -> None:

@@ -333,6 +333,9 @@ class Microscope(TorchDispatchMode):
     def scaler_ends(self, optimizer: Any) -> None:
         """Nothing."""
 
+    def stop(self) -> None:
+        """Nothing: a process forked during a replay has no replay thread."""
+
     def listen_here(self) -> None:
         """Take this thread as the replay's."""
         self.thread = threading.get_ident()

@@ -36,7 +36,8 @@ def main() -> None:
                 tensors = sum(type(thing) is torch.Tensor for thing in gc.get_objects())
                 hooks = len(torch_module._global_forward_hooks)
                 held = len(tracer.history)
-                print(f"step {step:5}: {resident():7.1f} MiB, {tensors} tensors, {held} events, {hooks} hooks", flush=True)
+                memory = resident()
+                print(f"step {step:5}: {memory:7.1f} MiB, {tensors} tensors, {held} events, {hooks} hooks", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import isfinite, isinf, isnan, sqrt
 from typing import Any
 
@@ -119,7 +120,7 @@ def op(
 
 def chain(*ops: Op) -> tuple[Edge, ...]:
     """Edges that make each op read the one before it, as its first operand."""
-    return tuple(Edge(above.id, below.id, 0) for above, below in zip(ops, ops[1:], strict=False))
+    return tuple(Edge(above.id, below.id, 0) for above, below in pairwise(ops))
 
 
 def record_of(origin: Origin) -> Op:

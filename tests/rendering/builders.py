@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nantrace.model import Diagnosis, Edge, Frame, Op, Snapshot, Source, Status, TensorSummary
@@ -31,7 +32,7 @@ def line(file: str, number: int, code: str, expression: str = "", function: str 
 
 def chain(ops: tuple[Op, ...]) -> tuple[Edge, ...]:
     """Every op reads the result of the one before it."""
-    return tuple(Edge(up.id, down.id, 0) for up, down in zip(ops, ops[1:], strict=False))
+    return tuple(Edge(up.id, down.id, 0) for up, down in pairwise(ops))
 
 
 def op(number: int, name: str, phase: str, status: Status = Status.CLEAN, *details: Any, **more: Any) -> Op:

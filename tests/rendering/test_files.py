@@ -181,7 +181,9 @@ def test_page_is_well_formed(name: str, tmp_path: Path) -> None:
     """Every tag that is opened is closed."""
 
     class Balance(HTMLParser):
-        depth: list[str] = []
+        def __init__(self) -> None:
+            super().__init__()
+            self.depth: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag not in ("meta", "br"):
