@@ -222,6 +222,9 @@ class Tracer:
         report = self._report_of(alarm)
         if report is None:
             return
+        if alarm.kind == "result" and report.snapshot.symptom.declared:
+            self._count_as_contained()
+            return
         self.reports.append(report)
         self._dump(report)
         action = self.options.on_anomaly
@@ -231,6 +234,12 @@ class Tracer:
             warnings.warn(NumericalAnomalyWarning("\n" + report.text()), stacklevel=_outside())
         else:
             raise NumericalAnomaly(report)
+
+    def _count_as_contained(self) -> None:
+        """A result without gradients that holds values written on purpose is no anomaly."""
+        self._last_anomaly = None
+        if self._recorder is not None:
+            self._recorder.session.contained += 1
 
     def _report_of(self, alarm: Alarm) -> Report | None:
         recorder = self._recorder

@@ -25,6 +25,7 @@ class Symptom:
     summary: TensorSummary | None = None
     value: float | None = None
     where: str = ""  # a sentence: "the optimizer Adam was about to step"
+    declared: bool = False  # the program wrote the value on purpose: a placeholder, a mask
 
 
 @dataclass(frozen=True, slots=True)

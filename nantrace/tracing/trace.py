@@ -93,6 +93,7 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
     return replace(
         snapshot,
         phase=finding.phase,
+        symptom=replace(snapshot.symptom, declared=verdict.kind == DECLARED),
         origin=finding.origin,
         path=tuple(finding.path),
         source_value=finding.source,

@@ -74,7 +74,7 @@ def full() -> Snapshot:
     return Snapshot(
         step=1,
         phase="loss",
-        symptom=Symptom("loss", "fc.weight", summary, NAN, "the optimizer Adam was about to step"),
+        symptom=Symptom("loss", "fc.weight", summary, NAN, "the optimizer Adam was about to step", True),
         origin=origin,
         path=(6, 7),
         ops=ops,

@@ -539,3 +539,22 @@ def test_exponential_moving_averages_are_no_update() -> None:
 
     assert tracer.reports == []
     assert steps == 4
+
+
+def test_a_placeholder_in_a_result_without_gradients_is_contained() -> None:
+    """A NaN that the module wrote on purpose into its result is counted, not raised."""
+
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x > 0, self.fc(x), torch.tensor(float("nan")))
+
+    model = Sparse()
+    with nantrace.watch(model) as tracer, torch.no_grad():
+        model(torch.tensor([[1.0, -1.0, 1.0, 1.0]]))
+
+    assert tracer.reports == []
+    assert tracer.contained > 0
