@@ -163,3 +163,8 @@ def has_post_accumulate_hooks(tensor: torch.Tensor) -> bool:
 def optimizer_file() -> str:
     """The file whose `wrapper` runs every optimizer's step: its frame tells whether a step still runs."""
     return torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+
+
+def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+    """A module's own parameters as the dict itself: `functional_call` puts other tensors into it."""
+    return module._parameters  # type: ignore[return-value]

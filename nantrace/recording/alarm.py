@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ..torch_private import foreach_norm
+from . import kernel
 from .frames import RawStack
-from .statistics import is_finite, readable
+from .statistics import accumulation, is_finite, readable
 from .tape import GlueOp, Token, version_of
 
 Named = tuple[str, torch.Tensor]
@@ -65,9 +66,13 @@ def total_norm(tensors: list[torch.Tensor]) -> float:
     """The 2-norm over all tensors, one read per device. Not finite is a tripwire, no verdict: squares overflow."""
     if not tensors:
         return 0.0
+    norm = kernel.total_norm(tensors)
+    if norm is not None:
+        return norm
     with torch.no_grad():
         try:
-            return float(torch.linalg.vector_norm(torch.stack(foreach_norm(tensors)), dtype=torch.float32))
+            norms = torch.stack(foreach_norm(tensors))
+            return float(torch.linalg.vector_norm(norms, dtype=accumulation(norms.dtype)))
         except RuntimeError:  # several devices or dtypes, sparse or float8 tensors: one group at a time
             return _norm_by_groups(tensors)
 
@@ -77,7 +82,7 @@ def _norm_by_groups(tensors: list[torch.Tensor]) -> float:
     for tensor in tensors:
         values = readable(tensor)
         if values is not None and values.numel():
-            total += float(torch.linalg.vector_norm(values.detach(), dtype=torch.float32)) ** 2
+            total += float(torch.linalg.vector_norm(values.detach(), dtype=accumulation(values.dtype))) ** 2
     return math.sqrt(total) if total == total else total
 
 

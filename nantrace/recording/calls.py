@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from ..torch_private import inside_functorch, inside_jit_trace
 from .alarm import Alarm
 from .buffers import BufferKeeper
+from .exchanged import ExchangedWeights
 from .flatten import tensors_in
 from .frames import raw_stack_here
 from .session import Session
@@ -23,34 +25,54 @@ from .tape import EntryCall
 class CallRecorder:
     """Follows the nesting of module calls. The outermost call of a watched module is an entry call."""
 
-    def __init__(self, session: Session, *, statistics: bool) -> None:
+    def __init__(self, session: Session, repair_optimizers: Callable[[], None], *, statistics: bool) -> None:
         self._session = session
         self._statistics = statistics
         self._buffers = BufferKeeper()
+        self.weights = ExchangedWeights(session)
         self._entry: EntryCall | None = None
         self._above: list[Any] | None = None  # the user's modes over ours, while an entry call runs
+        self._repair_optimizers = repair_optimizers
+        self._paths = session.names.paths
         self._roots = {id(root) for root in session.names.roots}
 
     def begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Push the module; an outermost call becomes an entry call."""
         session = self._session
+        calls = session.calls
+        found = self._paths.get(id(module))
+        if found is not None and found[0] is module and calls and id(module) not in self._roots:
+            calls.append(found[1])  # the common case, hundreds of times a step: nothing else to do
+            return
         try:
-            path = session.names.path(module, look_again=bool(session.calls))
+            path = session.names.path(module, look_again=bool(calls))
             if path is None:
                 return
-            if session.calls and id(module) in self._roots and self._entry is not None:
+            if not calls:
+                self._repair_optimizers()
+            elif id(module) in self._roots and self._entry is not None:
                 self._repair_after_interrupt(module)
-            session.calls.append(path)
-            if len(session.calls) == 1 and not session.in_engine:
-                self._entry_begins(module, path, args)
+            calls.append(path)
+            if len(calls) > 1 or session.in_engine:
+                return
+            self._above = session.quiet()
+            alarm = self._end_former_step()
+        except Exception as error:
+            session.fault(error)
+            return
+        if alarm is not None:
+            session.raise_alarm(alarm)
+            self.weights.redo()
+        try:
+            self._entry_begins(module, path, args)
         except Exception as error:
             session.fault(error)
 
-    def ends(self, module: torch.nn.Module, kwargs: Any, output: Any, failed: bool) -> None:
+    def ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
         """Record the outputs and pop the module; an outermost call goes on the tape."""
         session = self._session
         calls = session.calls
-        found = session.names.paths.get(id(module))
+        found = self._paths.get(id(module))
         if found is None or found[0] is not module or not calls:
             return
         path = found[1]
@@ -91,15 +113,24 @@ class CallRecorder:
         except Exception as error:
             session.fault(error)
 
-    def _entry_begins(self, module: torch.nn.Module, path: str, args: tuple[Any, ...]) -> None:
+    def _end_former_step(self) -> Alarm | None:
+        """An outermost call begins: a step that no optimizer of torch has ended may have ended before it."""
         session = self._session
-        self._above = session.quiet()
-        if inside_functorch() or inside_jit_trace():
-            return
-        if session.hand_written:
+        changed = self.weights.exchanged() if session.gradients.present and not session.clock.stepped else []
+        alarm = self.weights.alarm(changed, raw_stack_here(6)) if changed else None
+        if alarm is not None:
+            return alarm
+        self.weights.forget()
+        if session.hand_written or changed:
             session.end_step(len(session.tape.events))
         else:
             session.begin_step_if_dropped()
+        return None
+
+    def _entry_begins(self, module: torch.nn.Module, path: str, args: tuple[Any, ...]) -> None:
+        session = self._session
+        if inside_functorch() or inside_jit_trace():
+            return
         tree = session.names.tree(module)
         self._entry = EntryCall(
             module=module,
@@ -111,6 +142,7 @@ class CallRecorder:
             training=tuple([child.training for child in tree.modules]),
             buffers=self._buffers.before(tree.buffer_owners),
             stack=raw_stack_here(5),
+            swapped=[(owner, name, session.tape.token(now)) for owner, name, now in tree.swapped()],
         )
 
     def _entry_ends(self, kwargs: Any, output: Any, failed: bool) -> None:

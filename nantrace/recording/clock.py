@@ -38,6 +38,11 @@ class StepClock:
         return id(optimizer) in self._stepped
 
     @property
+    def has_optimizers(self) -> bool:
+        """Whether an optimizer has stepped since the watch began."""
+        return bool(self._in_use)
+
+    @property
     def stepped(self) -> bool:
         """Whether any optimizer has stepped in the running step."""
         return bool(self._stepped)

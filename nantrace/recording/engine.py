@@ -9,6 +9,7 @@ import torch
 
 from ..torch_private import EngineArguments
 from .alarm import Pending, scalar_value
+from .exchanged import ExchangedWeights
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EngineCall, Token
@@ -19,8 +20,9 @@ Ticket = tuple[EngineCall | None, "list[Any] | None"]
 class EngineRecorder:
     """Records the outermost engine calls; one inside a module's call or inside another backward belongs to that."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, weights: ExchangedWeights) -> None:
         self._session = session
+        self._weights = weights
 
     def begins(self, call: EngineArguments) -> Ticket | None:
         """Put the run on the tape, and see whether a bad loss goes into it."""
@@ -71,6 +73,7 @@ class EngineRecorder:
     def _note_gradients(self) -> None:
         session = self._session
         session.gradients.noted()
+        self._weights.noted()
         if session.tape.wrote_gradients:  # glue wrote them before (clipping), and the engine has added to them now
             for parameter, name in session.names.parameters.values():
                 if parameter.grad is not None and session.tape.known(parameter.grad) is not None:

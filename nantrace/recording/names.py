@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..torch_private import own_buffers
+from ..torch_private import own_buffers, own_parameters
 
 # names that torch's own wrappers put into a path (torch.compile, FSDP, activation checkpointing)
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -16,10 +16,19 @@ _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 @dataclass(frozen=True, slots=True)
 class ModuleTree:
-    """The submodules of one module, in `modules()` order, and those that own buffers with their paths."""
+    """What one module consists of, read once."""
 
-    modules: list[torch.nn.Module]
-    buffer_owners: list[tuple[str, torch.nn.Module]]
+    modules: list[torch.nn.Module]  # in `modules()` order
+    buffer_owners: list[tuple[str, torch.nn.Module]]  # path and module of those that own buffers
+    parameters: list[tuple[torch.nn.Module, str, torch.Tensor]]  # owner, name in the owner, parameter
+
+    def swapped(self) -> list[tuple[torch.nn.Module, str, torch.Tensor]]:
+        """The tensors that stand in a parameter's place just now (`functional_call`, weights of an inner loop)."""
+        return [
+            (owner, name, now)
+            for owner, name, parameter in self.parameters
+            if (now := own_parameters(owner).get(name)) is not parameter and now is not None
+        ]
 
 
 class ModuleNames:
@@ -70,6 +79,12 @@ class ModuleNames:
             tree = ModuleTree(
                 [child for _, child in children],
                 [(path, child) for path, child in children if own_buffers(child)],
+                [
+                    (child, name, parameter)
+                    for _, child in children
+                    for name, parameter in own_parameters(child).items()
+                    if parameter is not None and id(parameter) in self.parameters
+                ],
             )
             self._trees[id(module)] = tree
         return tree

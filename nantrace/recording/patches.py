@@ -131,8 +131,10 @@ def _after_module(module: torch.nn.Module, args: Any, *rest: Any) -> None:
     thread = threading.get_ident()
     for listener in _listeners:
         if listener.thread == thread:
-            kwargs, output = rest if len(rest) == 2 else (None, None)
-            listener.module_ends(module, args, kwargs, output, len(rest) != 2)
+            if len(rest) == 2:
+                listener.module_ends(module, args, rest[0], rest[1], False)
+            else:
+                listener.module_ends(module, args, None, None, True)
 
 
 def _before_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

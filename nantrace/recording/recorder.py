@@ -49,10 +49,13 @@ class Recorder:
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
         self.session = Session(names, Ring(capacity), tape, StepClock(names), on_alarm, strict, Gradients(names))
-        self._calls = CallRecorder(self.session, statistics=statistics)
-        self._engine = EngineRecorder(self.session)
-        self._glue = GlueRecorder(self.session)
         self._updates = UpdateRecorder(self.session)
+        self._calls = CallRecorder(self.session, self._updates.repair, statistics=statistics)
+        self._engine = EngineRecorder(self.session, self._calls.weights)
+        self._glue = GlueRecorder(self.session)
+        # bound once: a module's call happens hundreds of times a step, and every layer between costs
+        self.module_begins = self._calls.begins
+        self.module_ends = self._calls.ends
         self.session.mode = GlueMode(self._glue)
 
     # What is asked of it
@@ -137,16 +140,6 @@ class Recorder:
         session.pending = None
 
     # What it is told
-
-    def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        """A module's call begins."""
-        if not self.session.calls:
-            self._updates.repair()
-        self._calls.begins(module, args)
-
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
-        """A module's call has ended."""
-        self._calls.ends(module, kwargs, output, failed)
 
     def engine_begins(self, call: EngineArguments) -> Ticket | None:
         """The engine is about to run."""

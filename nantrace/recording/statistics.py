@@ -4,9 +4,10 @@ A row of a `Board` is (min, max, sum, 2-norm) as float32. min and max carry NaN 
 row says exactly whether a tensor was finite. sum and norm may overflow where the tensor is finite and
 are never a verdict.
 
-A large tensor is reduced at once. A small one costs more in calls than in reading, so it is copied into a staging
-A large tensor is reduced at once. A small one costs more in calls than in reading: it is copied into a staging
-later cannot change what was recorded.
+On CPU a tensor is read by the C kernel where it is there, in one pass. Elsewhere torch ops do it: a large tensor is
+reduced at once; a small one costs more in calls than in reading, so it is copied into a staging block of its shape,
+and the block is reduced when it is full or its rows are wanted. Either way,
+writing to the tensor later cannot change what was recorded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import torch
 
 from ..torch_private import sparse_values
+from . import kernel
 
 _DIRECT = torch.float32
 _STRIDED = torch.strided
@@ -42,15 +44,27 @@ class Board:
         self.device = device
         self.used = 0
         self._rows = torch.zeros(0, 4, dtype=_DIRECT, device=device)
-        self._views: list[_Views] = []
+        self._size = 0
+        self._address = 0
+        self._views: dict[int, _Views] = {}
         self._blocks: dict[tuple[torch.Size, torch.dtype], _Block] = {}
         self._staging = 0
+        fast = kernel.loaded() if device.type == "cpu" else None
+        self._kernel: dict[torch.dtype, kernel.Reduce] = fast.reduce if fast is not None else {}
 
     def write(self, tensor: torch.Tensor) -> int:
         """Write the statistics of a real, strided floating tensor and return its row's number."""
         number = self.used
-        if number == len(self._views):
+        if number == self._size:
             self._grow()
+        reduce = self._kernel.get(tensor.dtype)
+        # a negative view (`is_neg`) holds the opposite of what its memory holds
+        if reduce is not None and (tensor.is_contiguous() or kernel.in_memory(tensor)) and not tensor.is_neg():
+            address = tensor.data_ptr()
+            if address:  # else it has no elements, or is one of the zeros without memory that forward AD makes
+                reduce(address, tensor.numel(), self._address + 16 * number)
+                self.used = number + 1
+                return number
         values = tensor.detach()
         if values.numel() <= _STAGED:
             block = self._blocks.get((values.shape, values.dtype)) or self._new_block(values)
@@ -61,7 +75,7 @@ class Board:
                     self._reduce(block)
                 self.used = number + 1
                 return number
-        self._write_now(values, self._views[number])
+        self._write_now(values, number)
         self.used = number + 1
         return number
 
@@ -83,7 +97,8 @@ class Board:
         self._reduce_all()
         return self._rows[number]
 
-    def _write_now(self, values: torch.Tensor, views: _Views) -> None:
+    def _write_now(self, values: torch.Tensor, number: int) -> None:
+        views = self._views.get(number) or self._views_of(number)
         low, high, total, norm = views
         if values.numel() == 0:
             for view in views:
@@ -96,8 +111,8 @@ class Board:
             least, most = torch.aminmax(values)
             low.copy_(least)
             high.copy_(most)
-            total.copy_(torch.sum(values, None, dtype=_accumulation(values.dtype)))
-            norm.copy_(torch.linalg.vector_norm(values, dtype=_accumulation(values.dtype)))
+            total.copy_(torch.sum(values, None, dtype=accumulation(values.dtype)))
+            norm.copy_(torch.linalg.vector_norm(values, dtype=accumulation(values.dtype)))
 
     def _new_block(self, like: torch.Tensor) -> _Block | None:
         size = _BLOCK * like.numel() * like.element_size()
@@ -117,7 +132,7 @@ class Board:
         """Reduce the copies of a block, each to its own row."""
         count = len(block.rows)
         values = block.tensor[:count].reshape(count, -1)
-        wide = _accumulation(values.dtype)
+        wide = accumulation(values.dtype)
         found = (
             values.amin(1),
             values.amax(1),
@@ -130,15 +145,25 @@ class Board:
         block.rows.clear()
 
     def _grow(self) -> None:
-        size = max(64, 2 * len(self._views))
+        size = max(64, 2 * self._size)
         with torch.inference_mode(False):  # rows made inside a user's inference_mode could not be written later
             rows = torch.zeros(size, 4, dtype=_DIRECT, device=self.device)
             rows[: self.used] = self._rows[: self.used]
-            self._rows = rows
-            self._views = [tuple(row.unbind()) for row in rows.unbind()]  # type: ignore[misc]
+        self._rows = rows
+        self._address = rows.data_ptr()
+        self._size = size
+        self._views.clear()
+
+    def _views_of(self, number: int) -> _Views:
+        """The four numbers of a row as tensors to write into, kept for the steps to come."""
+        with torch.inference_mode(False):
+            low, high, total, norm = self._rows[number].unbind()
+        self._views[number] = low, high, total, norm
+        return low, high, total, norm
 
 
-def _accumulation(dtype: torch.dtype) -> torch.dtype:
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which torch ops sum elements of a real floating dtype."""
     return torch.float64 if dtype is torch.float64 else _DIRECT
 
 

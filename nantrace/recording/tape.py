@@ -81,6 +81,7 @@ class EntryCall:
     training: tuple[bool, ...]  # of the called module and its submodules, in `modules()` order
     buffers: dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> (the buffer, its values before the call)
     stack: RawStack
+    swapped: list[tuple[torch.nn.Module, str, Token]] = field(default_factory=list)  # tensors in a parameter's place
     outputs: list[Token] = field(default_factory=list)
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
     failed: bool = False  # an exception left the call
@@ -310,6 +311,8 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
     if isinstance(event, (EntryCall, GlueOp)):
         yield from tokens_in(event.args)
         yield from tokens_in(event.kwargs)
+        if isinstance(event, EntryCall):
+            yield from (token for _, _, token in event.swapped)
     elif isinstance(event, FunctionCall):
         yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from ..recording.flatten import tensors_in
 from ..recording.state import in_modes, restore_random
 from ..recording.tape import EXTERNAL, EngineCall, EntryCall, FunctionCall, GlueOp, Token, replace_tokens, tokens_in
+from ..torch_private import own_parameters
 from .backward import play_engine
 from .run import Run, operand, unobserved
 
@@ -39,10 +42,23 @@ def _play_entry(run: Run, event: EntryCall) -> None:
     args = replace_tokens(event.args, lambda token: operand(run, token, copied=True))
     kwargs = replace_tokens(event.kwargs or {}, lambda token: operand(run, token, copied=True))
     restore_random(event.random)
-    with in_modes(event.modes):
+    with in_modes(event.modes), _in_place_of_parameters(run, event):
         output = _call_entry(event.module, args, kwargs)
     for token, tensor in zip(event.outputs, tensors_in(output), strict=False):
         run.twins[id(token)] = tensor
+
+
+@contextmanager
+def _in_place_of_parameters(run: Run, event: EntryCall) -> Iterator[None]:
+    """Put the twins of what stood in the parameters' places there, for the time of the call."""
+    before = [(owner, name, own_parameters(owner)[name]) for owner, name, _ in event.swapped]
+    for owner, name, token in event.swapped:
+        own_parameters(owner)[name] = operand(run, token, copied=False)
+    try:
+        yield
+    finally:
+        for owner, name, parameter in before:
+            own_parameters(owner)[name] = parameter
 
 
 def _call_entry(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:

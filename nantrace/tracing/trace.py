@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -130,10 +131,18 @@ def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     for name, gradient in alarm.named[:MAX_SYMPTOMS]:
         known = recorder.tape.known(gradient)
         if known is None or known.kind == FROM_OUTSIDE:
-            owner = next(p for p, own in recorder.names.parameters.values() if own == name and p.grad is gradient)
+            owner = _owner_of(gradient, name, recorder)
             known = recorder.tape.gradient(gradient, owner, name)
         found.append(known)
     return found
+
+
+def _owner_of(gradient: torch.Tensor, name: str, recorder: Recorder) -> torch.Tensor:
+    """The parameter of a gradient: by identity, and by name where the user has dropped the gradient since."""
+    parameters = recorder.names.parameters.values()
+    by_identity = (parameter for parameter, _ in parameters if parameter.grad is gradient)
+    by_name = (parameter for parameter, own in parameters if own == name)
+    return next(chain(by_identity, by_name))
 
 
 def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Verdict | None]:

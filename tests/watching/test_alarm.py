@@ -558,3 +558,52 @@ def test_a_placeholder_in_a_result_without_gradients_is_contained() -> None:
 
     assert tracer.reports == []
     assert tracer.contained > 0
+
+
+def exchange(model: nn.Module) -> None:
+    """An update that gives every parameter a new storage."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data - 0.1 * parameter.grad
+
+
+def root_of_zero(model: nn.Module, step: int) -> Tensor:
+    """A loss whose gradient becomes infinite in step 2."""
+    return torch.sqrt(model(torch.randn(5, 4)).square().sum() * (step != 2))
+
+
+def test_an_update_that_exchanges_the_weights_is_undone() -> None:
+    """`p.data = p.data - lr * p.grad` with a bad gradient: the origin is named and the old weights are back."""
+    model = nn.Linear(4, 2)
+    before: list[Tensor] = []
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for step in range(5):
+                model.zero_grad()
+                root_of_zero(model, step).backward()
+                before[:] = [parameter.detach().clone() for parameter in model.parameters()]
+                exchange(model)
+
+    with pytest.raises(nantrace.NumericalAnomaly) as raised:
+        run()
+
+    report = raised.value.report
+    assert (report.step, report.phase, report.origin.op, report.reproduced) == (2, "backward", "sqrt", True)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_an_update_that_exchanges_the_weights_stands_where_the_run_goes_on() -> None:
+    """In "warn" mode the weights are what they would have been without a watch."""
+    model = nn.Linear(4, 2)
+
+    def run() -> None:
+        with nantrace.watch(model, on_anomaly="warn"):
+            for step in range(4):
+                model.zero_grad()
+                root_of_zero(model, step).backward()
+                exchange(model)
+
+    with pytest.warns(nantrace.NumericalAnomalyWarning):
+        run()
+
+    assert all(bool(parameter.isnan().any()) for parameter in model.parameters())
