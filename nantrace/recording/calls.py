@@ -28,6 +28,7 @@ class CallRecorder:
     def __init__(self, session: Session, repair_optimizers: Callable[[], None], *, statistics: bool) -> None:
         self._session = session
         self._statistics = statistics
+        self._recording = statistics
         self._buffers = BufferKeeper()
         self.weights = ExchangedWeights(session)
         self._entry: EntryCall | None = None
@@ -55,6 +56,7 @@ class CallRecorder:
             calls.append(path)
             if len(calls) > 1 or session.in_engine:
                 return
+            self._recording = self._statistics and not inside_jit_trace()  # our reductions would be traced too
             self._above = session.quiet()
             alarm = self._end_former_step()
         except Exception as error:
@@ -76,7 +78,7 @@ class CallRecorder:
         if found is None or found[0] is not module or not calls:
             return
         path = found[1]
-        if self._statistics and not failed:
+        if self._recording and not failed:
             try:
                 self._record_outputs(path, output)
             except Exception as error:
@@ -89,14 +91,15 @@ class CallRecorder:
             self._entry_ends(kwargs, output, failed)
 
     def _record_outputs(self, path: str, output: Any) -> None:
-        if inside_functorch() or inside_jit_trace():
+        if inside_functorch():
             return
         outermost = self._entry if len(self._session.calls) == 1 else None
-        for number, tensor in enumerate(tensors_in(output)):
+        write = self._session.ring.write
+        for number, tensor in enumerate((output,) if type(output) is torch.Tensor else tensors_in(output)):
             values = readable(tensor)
             if values is None:
                 continue
-            event = self._session.ring.write("forward", path, number, values)
+            event = write("forward", path, number, values)
             if outermost is not None and event is not None:
                 outermost.events[number] = event
             node = tensor.grad_fn
