@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..torch_private import inside_functorch
 from .alarm import Alarm, Named
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
@@ -117,7 +118,7 @@ class GlueRecorder:
         session = self._session
         token = session.tape.known(tensor)
         if token is not None:
-            return token.kind != EXTERNAL
+            return token.kind != EXTERNAL or tensor.requires_grad
         name = session.names.parameter(tensor)
         if name is not None:
             session.tape.parameter(tensor, name)
@@ -125,16 +126,19 @@ class GlueRecorder:
         owner = session.gradients.owner(tensor)
         if owner is not None:
             session.tape.gradient(tensor, *owner)
-        return owner is not None
+            return True
+        return tensor.requires_grad  # learned codes, a model nobody watches: the graph goes through them
 
     def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        outputs = [weakref.ref(tensor) for tensor in tensors_in(result) if tensor.is_floating_point()]
-        if not outputs or is_view(func):
+        made = [t for t in tensors_in(result) if t.is_floating_point() and t.layout is torch.strided and not t.is_meta]
+        if not made or is_view(func) or inside_functorch():
             return
+        outputs = [weakref.ref(tensor) for tensor in made]
+        storages = [tensor.untyped_storage().data_ptr() for tensor in made]
         noted = self._session.tape.data_ops
         if len(noted) >= MAX_DATA_OPS:
             del noted[: MAX_DATA_OPS // 2]
-        noted.append(DataOp(func, replace_tensors((args, kwargs), weakref.ref), outputs, raw_stack_here(4)))
+        noted.append(DataOp(func, replace_tensors((args, kwargs), weakref.ref), outputs, storages, raw_stack_here(4)))
 
     def _parameters_written(self, targets: list[torch.Tensor]) -> list[Named]:
         """The watched parameters among the written tensors, by storage: `p.data` and views count too."""

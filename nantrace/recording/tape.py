@@ -39,6 +39,12 @@ class Token:
         self.owner = 0  # for kind "gradient": the identity of its parameter
         self.call: FunctionCall | None = None  # the custom Function whose forward made the tensor, in glue
 
+    def become_external(self) -> None:
+        """Nothing on the tape makes this tensor any more: hold it, if it still lives."""
+        self.held = self.ref()
+        self.kind = EXTERNAL
+        self.call = None
+
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind} {id(self):x}>"
 
@@ -121,6 +127,7 @@ class DataOp:
     func: Any
     args: Any  # weak references in place of tensors
     outputs: list[weakref.ref[torch.Tensor]]
+    storages: list[int]  # the outputs' storages: what wrote into a living tensor is known by them
     stack: RawStack
 
 
@@ -230,8 +237,16 @@ class Tape:
                 self.held_bytes += tensor.numel() * tensor.element_size()
 
     def cut(self, position: int) -> None:
-        """Forget the events before `position`, and every token that only they used."""
+        """Forget the events before `position`, and every token that only they used.
+
+        What they made and a later event reads comes from outside now.
+        """
         del self.events[:position]
+        made = {id(token) for event in self.events for token in tokens_made_by(event)}
+        for event in self.events:
+            for token in tokens_read_by(event):
+                if token.kind == MADE and id(token) not in made:
+                    token.become_external()
         self._forget_unused()
 
     def clear(self) -> None:

@@ -197,5 +197,16 @@ class UpdateRecorder:
         if known is not None and known[0]() is optimizer and known[1] == shape:
             return known[2]
         found = self._session.names.watched(p for group in optimizer.param_groups for p in group["params"])
+        if found:
+            found += self._unwatched(optimizer)
         self._parameters[id(optimizer)] = (weakref.ref(optimizer), shape, found)
         return found
+
+    def _unwatched(self, optimizer: torch.optim.Optimizer) -> list[Named]:
+        """What else an optimizer of a watched model steps (learned codes, another model), by place in its groups."""
+        return [
+            (f"param_groups[{group}]['params'][{number}]", parameter)
+            for group, members in enumerate(optimizer.param_groups)
+            for number, parameter in enumerate(members["params"])
+            if self._session.names.parameter(parameter) is None
+        ]

@@ -8,6 +8,7 @@ from types import CodeType
 from ..model import Source
 from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, source_at
 from ..recording.tape import EngineCall, EntryCall, FunctionCall, GlueOp, TapeEvent
+from .backward import ENGINE_CODES
 from .microscope import Microscope, Seen
 from .playing import ENTRY_CODE
 
@@ -59,7 +60,11 @@ class Namer:
         """The user's line below the entry call, else a library's, else the line that made the entry call."""
         event = self._events[seen.event]
         if isinstance(event, EngineCall) and seen.module is None:
-            position = innermost_outside_torch(event.stack)  # an accumulation by the engine: the line that called it
+            inner = _inside(seen.stack, ENGINE_CODES)  # a hook of the user's, else the engine: the line that called it
+            position = innermost_outside_torch(inner)
+            if position is not None:
+                return source_at(inner + event.stack, position)
+            position = innermost_outside_torch(event.stack)
             return source_at(event.stack, position) if position is not None else None
         if not self._in_entry(seen):
             position = innermost_outside_torch(seen.stack)
@@ -93,8 +98,13 @@ def entry_source(stack: RawStack, outer: RawStack) -> Source | None:
 
 def _inside_entry(stack: RawStack) -> RawStack:
     """The frames below the entry call: up to where the replay made it."""
+    return _inside(stack, frozenset({ENTRY_CODE}))
+
+
+def _inside(stack: RawStack, boundary: frozenset[CodeType]) -> RawStack:
+    """The frames inside the innermost one of these."""
     for i, (code, _) in enumerate(stack):
-        if code is ENTRY_CODE:
+        if code in boundary:
             return stack[:i]
     return stack
 

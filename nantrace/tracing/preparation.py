@@ -66,10 +66,12 @@ def _writer(tensor: torch.Tensor, index: Any, notes: list[DataOp]) -> tuple[Prep
         facts = facts_of(note.func)
         if facts.is_view:
             continue
-        for reference in note.outputs:
-            made = reference()
-            if made is None or place_of(made).storage != place.storage or not place.storage:
+        for reference, storage in zip(note.outputs, note.storages, strict=True):
+            if storage != place.storage or not place.storage:
                 continue
+            made = reference()
+            if made is None:
+                return None  # a view of this memory that is gone was written: by what is not known any more
             at = place_of(made).index_of(address)
             if at is None:
                 continue

@@ -131,18 +131,21 @@ def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     for name, gradient in alarm.named[:MAX_SYMPTOMS]:
         known = recorder.tape.known(gradient)
         if known is None or known.kind == FROM_OUTSIDE:
-            owner = _owner_of(gradient, name, recorder)
+            owner = _owner_of(gradient, name, alarm, recorder)
             known = recorder.tape.gradient(gradient, owner, name)
         found.append(known)
     return found
 
 
-def _owner_of(gradient: torch.Tensor, name: str, recorder: Recorder) -> torch.Tensor:
+def _owner_of(gradient: torch.Tensor, name: str, alarm: Alarm, recorder: Recorder) -> torch.Tensor:
     """The parameter of a gradient: by identity, and by name where the user has dropped the gradient since."""
     parameters = recorder.names.parameters.values()
-    by_identity = (parameter for parameter, _ in parameters if parameter.grad is gradient)
+    groups = alarm.optimizer.param_groups if alarm.optimizer is not None else []
+    candidates = chain((p for p, _ in parameters), (p for group in groups for p in group["params"]))
+    by_identity = (parameter for parameter in candidates if parameter.grad is gradient)
     by_name = (parameter for parameter, own in parameters if own == name)
-    return next(chain(by_identity, by_name))
+    owner: torch.Tensor = next(chain(by_identity, by_name))
+    return owner
 
 
 def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Verdict | None]:
