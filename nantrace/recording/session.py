@@ -74,10 +74,12 @@ class Session:
         if position >= len(self.tape.events):
             self.tape.clear()
         else:
-            self.tape.cut(position)
+            if keep_gradients:  # an update lies between: what ran before it saw other weights
+                self.tape.cut(position)
             for event in self.tape.events:
                 if isinstance(event, EntryCall):
-                    event.events = {number: order - taken for number, order in event.events.items()}
+                    left = {number: order - taken for number, order in event.events.items()}
+                    event.events = {number: order for number, order in left.items() if order >= 0}
         if not keep_gradients:
             self.gradients.forget()
         self.update_point = self.step_point = 0
