@@ -40,6 +40,8 @@ def zero_division(snapshot: Snapshot) -> Finding | None:
         return _of_one(snapshot, origin)
     if origin.op in ("pow", "float_power"):
         return _negative_power(snapshot, origin)
+    if origin.op.startswith("weight_norm"):
+        return _weight_norm(origin)
     if origin.op == "addcdiv":
         divisor = element(origin, "tensor2")
         if divisor != 0:
@@ -69,9 +71,9 @@ def _quotient(snapshot: Snapshot, origin: Origin) -> Finding | None:
             return None
         found = operand(origin, "other")
         where = show_index(found.index) if found is not None else ""
-        name = atom(operand_text(origin, 1, "other"))
+        name = operand_text(origin, 1, "")
         evidence = (
-            f"the denominator {name}{where} is exactly 0",
+            f"the denominator{f' {atom(name)}{where}' if name else ''} is exactly 0",
             equation(origin, f"{show(top) if top is not None else 'x'} / 0"),
         )
         return _found(snapshot, origin, "other", evidence, "certain")
@@ -123,6 +125,20 @@ def _normalisation(origin: Origin) -> Finding | None:
     return Finding(Cause.ZERO_DIVISION, "certain", (text,), (Remedy(f"Give {origin.op} an eps above 0.", "eps=1e-5"),))
 
 
+def _weight_norm(origin: Origin) -> Finding | None:
+    found = operand(origin, "v")
+    whole = found.summary if found is not None and found.kind == "slice" else None
+    if found is None or whole is None or whole.min != 0 or whole.max != 0:
+        return None
+    text = f"{origin.op} divides v by its norm, and the norm of {plural(whole.numel, 'zero')} is 0"
+    advice = Remedy(
+        "Give the rows of v that are zero a direction (weight_norm has no eps): initialise them, and do not prune or "
+        "zero whole rows of a weight-normalised layer.",
+        "with torch.no_grad():\n    v[v.norm(dim=1) == 0] = 1e-3 * torch.randn_like(v[v.norm(dim=1) == 0])",
+    )
+    return Finding(Cause.ZERO_DIVISION, "certain", (text,), (advice,))
+
+
 def _found(snapshot: Snapshot, origin: Origin, name: str, evidence: tuple[str, ...], confidence: str) -> Finding:
     made = maker(snapshot, name)
     told = (f"it was made by {made.name}{_line(made.source.code if made.source else '')}",) if made is not None else ()
@@ -139,6 +155,9 @@ def division_remedies(snapshot: Snapshot, origin: Origin, name: str) -> tuple[Re
     eps = margin(dtype_of(origin))
     text = operand_text(origin, position, "denominator")
     below = summary(origin, name)
+    if below is None and number(origin.arguments.get(name)) is not None:  # a plain number has no clamp_min
+        bound = rewritten(origin, position, "max({}, " + eps + ")", f"{text} = max({text}, {eps})")
+        return (Remedy(f"Keep {text} away from 0: give the schedule or count it comes from a lower bound.", bound),)
     signed = below is not None and below.min is not None and below.min < 0
     counted = any(op.name in ("sum", "count_nonzero", "bincount") for op in makers(snapshot, name, depth=2))
     if signed:

@@ -11,7 +11,7 @@ from .finding import Finding
 from .gradient_remedies import double_where, for_root
 from .numbers import plural, show, show_index
 from .reading import derivative_at, element, holds_zero, main_operand, op_by_id, readers
-from .rewriting import operand_text
+from .rewriting import atom, operand_text
 from .slopes import Slope, slope
 
 _MASKS = (
@@ -47,7 +47,7 @@ def singular_gradient(snapshot: Snapshot) -> Finding | None:
             return None
         found = main_operand(origin)
         at = (
-            f"{operand_text(origin, 0, found.name)}{show_index(found.index)} = {show(found.value)}: "
+            f"{atom(operand_text(origin, 0, found.name))}{show_index(found.index)} = {show(found.value)}: "
             if (found is not None and found.value is not None)
             else ""
         )
@@ -79,7 +79,7 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
         Cause.MASKED_GRADIENT,
         confidence,
         tuple(evidence),
-        (double_where(origin), *_for_slope(snapshot, origin)[:1]),
+        tuple(dict.fromkeys((double_where(origin), *_for_slope(snapshot, origin))))[:2],
     )
 
 

@@ -103,7 +103,14 @@ def gradient_growth_in_step(history: History, step: int, ops: Sequence[Op]) -> t
 
 def healthy_gradient_norm(history: History) -> float | None:
     """The usual gradient norm: the median over the recorded steps before the failing one."""
-    norms = [step.grad_norm for step in history.steps[:-1] if step.grad_norm is not None and isfinite(step.grad_norm)]
+    rises = [loss_growth(history), gradient_norm_growth(history)]
+    module = first_growing_module(history)
+    since = min([found.since for found in (*rises, module[1] if module else None) if found is not None], default=None)
+    norms = [
+        step.grad_norm
+        for step in history.steps[:-1]
+        if step.grad_norm is not None and isfinite(step.grad_norm) and (since is None or step.step <= since)
+    ]
     return median(norms) if norms else None
 
 

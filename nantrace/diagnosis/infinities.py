@@ -11,6 +11,7 @@ from .reading import (
     dtype_of,
     element,
     equation,
+    made_infinity,
     made_nan,
 )
 from .rewriting import atom, call_of
@@ -19,8 +20,11 @@ from .rewriting import atom, call_of
 def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
     """An infinity that was written on purpose met inf - inf, 0 * inf or inf / inf."""
     origin = snapshot.origin
-    if origin is None or snapshot.source_value is not None or not (made_nan(origin) or origin.derivative):
+    if origin is None or snapshot.source_value is not None:
         return None
+    if not (made_nan(origin) or origin.derivative):
+        summed = _summed(origin)
+        return _declared(origin, (summed,), "certain") if summed is not None else None
     clash = _clash(origin) or _slice_clash(origin) or _vector_clash(origin)
     if clash is not None:
         return _declared(origin, (clash,), "certain")
@@ -33,6 +37,21 @@ def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
     count = plural(worst.pos_inf + worst.neg_inf, "infinity", "infinities")
     text = f"{origin.op} made NaN of operands without NaN; {worst.name or 'one'} holds {count}"
     return _declared(origin, (text,), "likely")
+
+
+def _summed(origin: Origin) -> str | None:
+    """A sum or mean that a declared infinity went into: the result is infinite."""
+    found = next((o for o in origin.example.operands if o.kind == "slice"), None) if origin.example else None
+    if found is None or origin.op not in _SUMS or not made_infinity(origin):
+        return None
+    up, down, total = _infinities(found)
+    if not (up or down) or any(given.nan for given in origin.inputs):
+        return None
+    which = plural(up + down, "infinity", "infinities")
+    return equation(origin, f"{origin.op} of {total} values, {which} among them")
+
+
+_SUMS = ("sum", "mean", "cumsum", "dot", "mv", "trace", "linalg_vector_norm", "mse_loss", "l1_loss")
 
 
 def _clash(origin: Origin) -> str | None:

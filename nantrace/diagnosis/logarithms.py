@@ -12,6 +12,7 @@ from .reading import (
     element,
     equation,
     generated_at,
+    holds_zero,
     main_element,
     main_summary,
     maker,
@@ -111,7 +112,10 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
     eps = margin(dtype)
     x = operand_text(origin, position, "x")
     name = origin.op if position == 0 else "log"
-    above = [op.name for op in makers(snapshot, "other" if position else "self", depth=4)]
+    made = list(makers(snapshot, "other" if position else "self", depth=4))
+    above = [op.name for op in made]
+    saturated = _saturated(snapshot)
+    underflowed = any(op.name in ("exp", "exp2") and op.outputs and holds_zero(op.outputs[0]) for op in made)
     advice = [
         Remedy(
             f"Keep the operand of {name} above 0: clamp it to (or add) a small eps such as {eps}.",
@@ -127,12 +131,20 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
                 "F.binary_cross_entropy_with_logits(logits, target)",
             ),
         )
-    elif "softmax" in above:
+    elif saturated == "softmax":
         advice.insert(
             0,
             Remedy(
                 "Replace softmax followed by log by F.log_softmax (or F.cross_entropy on the logits).",
                 "F.log_softmax(logits, dim=-1)",
+            ),
+        )
+    elif underflowed:
+        advice.insert(
+            0,
+            Remedy(
+                "exp underflowed to 0 before the logarithm: stay in log space, and add the terms with torch.logsumexp.",
+                "torch.logsumexp(log_weights + log_densities, dim=-1)",
             ),
         )
     elif set(above) & {"rand", "uniform", "rand_like"}:
@@ -149,7 +161,7 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
                 "log(b + eps)."
             )
         )
-    if not above or not set(above) & {"sigmoid", "softmax", "rand", "uniform", "rand_like", "div"}:
+    if not underflowed and not set(above) & {"sigmoid", "softmax", "rand", "uniform", "rand_like", "div"}:
         advice.append(
             Remedy(
                 "If it is a probability, work with logits: F.log_softmax, F.logsigmoid or "

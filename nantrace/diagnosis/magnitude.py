@@ -6,6 +6,7 @@ Magnitudes are decimal logarithms, so that exp(2000) or a product of two float64
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import fsum, isfinite, log, log10
 
 from ..model import OperandValue, Origin, TensorSummary
@@ -145,9 +146,14 @@ def _dot(a: OperandValue, b: OperandValue) -> Reach | None:
         total = abs(fsum(products))
         scale = log_of(largest_a) + log_of(largest_b)
         peak = max(abs(product) for product in products)
-        if total:
+        partial = max(abs(at) for at in (*accumulate(products), *products))
+        if total and partial <= 2 * total:
             power = scale + log_of(total)
             return Reach(f"{sizes} add up to {show_power(power)}", power, True)
+        if total:
+            power = scale + log_of(partial)
+            text = f"{sizes} add up to {show_power(scale + log_of(total))}, by way of {show_power(power)}"
+            return Reach(text, power, False)
         return Reach(
             f"{sizes} cancel, each as large as {show_power(scale + log_of(peak))}", scale + log_of(peak), False
         )

@@ -186,7 +186,7 @@ def makers(snapshot: Snapshot, name: str, *, depth: int = 6) -> Iterator[Op]:
     if start is None:
         return
     positions = {i for i, found in enumerate(start.inputs) if found.name == name}
-    if not positions and len(start.inputs) == 1:
+    if not positions and len(start.inputs) == 1 and name not in start.arguments:
         positions = {0}
     yield from upstream(snapshot, start.id, positions, depth=depth)
 

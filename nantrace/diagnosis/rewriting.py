@@ -94,7 +94,8 @@ def rewritten(origin: Origin, position: int, template: str, otherwise: str) -> s
     new = template.replace("{}", atom(text) if "{}." in template or "{} " in template or " {}" in template else text)
     if _parenthesized_needed(call, position, new):
         new = f"({new})"
-    return call.with_operand(position, new)
+    line = call.with_operand(position, new)
+    return line if _parsed(line) is not None or _parsed(call.line) is None else otherwise
 
 
 def atom(text: str) -> str:
@@ -132,7 +133,8 @@ def _find(text: str, op: str) -> Call | None:
     if tree is None or not text.isascii() or "\n" in text:
         return None
     nodes = [(node, operands) for node in ast.walk(tree) if (operands := _operands(node, op))]
-    root = tree.body[0].value if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) else None
+    only = tree.body[0] if len(tree.body) == 1 else None
+    root = only.value if isinstance(only, ast.Expr) else only if isinstance(only, ast.AugAssign) else None
     at_root = [pair for pair in nodes if pair[0] is root]
     chosen = at_root or nodes
     if len(chosen) != 1:
@@ -153,15 +155,17 @@ def _parsed(text: str) -> ast.Module | None:
 def _operands(node: ast.AST, op: str) -> list[ast.expr]:
     if isinstance(node, ast.BinOp) and op in _OPERATORS and isinstance(node.op, _OPERATORS[op]):
         return [node.left, node.right]
+    if isinstance(node, ast.AugAssign) and op in _OPERATORS and isinstance(node.op, _OPERATORS[op]):
+        return [node.target, node.value]
     if not isinstance(node, ast.Call):
         return []
     names = _CALLED.get(op, (op,))
     given = [argument for argument in node.args if not isinstance(argument, ast.Starred)]
     given += [keyword.value for keyword in node.keywords if keyword.arg in ("input", "other", "exponent", "target")]
     match node.func:
-        case ast.Name(id=name) if name in names:
+        case ast.Name(id=name) if name.removesuffix("_") in names:
             return given
-        case ast.Attribute(value=base, attr=name) if name in names:
+        case ast.Attribute(value=base, attr=name) if name.removesuffix("_") in names:
             return given if _is_library(base) else [base, *given]
         case _:
             return []

@@ -138,6 +138,9 @@ def _of_power(origin: Origin) -> Slope | None:
     if base is None or exponent is None or isnan(base) or isnan(exponent):
         return None
     name = f"derivative of x ** {show(exponent)} at {show(base)}"
+    if base < 0 and origin.derivative_aten.startswith("aten::log"):
+        text = f"the derivative of x ** p by its exponent p is x ** p * log(x), undefined at x = {show(base)}"
+        return Slope(text, None)
     if base == 0 and exponent < 1 and exponent != 0:
         return Slope(f"the {name} is infinite", None, forward_finite=exponent > 0)
     if base < 0 and fractional(exponent):

@@ -83,6 +83,6 @@ def undetermined(snapshot: Snapshot) -> Finding:
 
 def _see_more() -> Remedy:
     return Remedy(
-        "Watch every op as it runs, so that the operands are read at the failing element.",
-        'nantrace.watch(model, level="op")',
+        "Where the step could not be replayed, let torch name the first backward op that made NaN.",
+        "with torch.autograd.detect_anomaly():\n    loss.backward()",
     )

@@ -171,7 +171,8 @@ class GlueRecorder:
         session = self._session
         if not all(is_finite(parameter) for _, parameter in writes):
             return None
-        where = f"a hand-written update was about to write the parameter {writes[0][0]}"
+        who = "an optimizer with a closure" if session.in_closure else "a hand-written update"
+        where = f"{who} was about to write the parameter {writes[0][0]}"
         pending, stack = session.pending, raw_stack_here(5)
         if pending is not None and pending.still_there(writes):
             session.pending = None

@@ -83,7 +83,9 @@ class ModuleNames:
                     (child, name, parameter)
                     for _, child in children
                     for name, parameter in own_parameters(child).items()
-                    if parameter is not None and id(parameter) in self.parameters
+                    if parameter is not None
+                    and id(parameter) in self.parameters
+                    and not isinstance(child, torch.jit.ScriptModule)  # keeps them in a wrapper, cannot be swapped
                 ],
             )
             self._trees[id(module)] = tree

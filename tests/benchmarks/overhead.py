@@ -31,7 +31,7 @@ def measure(work: Work, seconds: float) -> dict[str, list[float]]:
     """Paired ratios (observed / plain) per observer."""
     for _ in range(3):
         work.step()
-    per_block = max(1, int(0.05 / _block(work, contextlib.nullcontext, 3)))
+    per_block = max(4, int(0.3 / _block(work, contextlib.nullcontext, 3)))
     ratios: dict[str, list[float]] = {name: [] for name in OBSERVERS}
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(ratios["module"]) < 5:
@@ -43,9 +43,10 @@ def measure(work: Work, seconds: float) -> dict[str, list[float]]:
 
 
 def _block(work: Work, context: Callable[[], AbstractContextManager[object]], steps: int) -> float:
-    """CPU seconds per step; entering and one warm-up step are not counted."""
+    """CPU seconds per step; entering and three warm-up steps are not counted."""
     with context():
-        work.step()
+        for _ in range(3):
+            work.step()
         started = time.process_time()
         for _ in range(steps):
             work.step()

@@ -366,3 +366,28 @@ def test_a_frozen_backbone() -> None:
 
     assert (report.step, report.phase, report.cause) == (BAD_STEP, "loss", "overflow")
     assert (report.origin.op, report.origin.module) == ("mul", None)
+
+
+def test_a_scripted_part_is_called_like_any_other() -> None:
+    """A model that holds a ScriptModule is recorded, and a fault after it is found."""
+    scripted = torch.jit.script(nn.Linear(4, 4))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scripted, self.head = scripted, nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(self.head(self.scripted(x)) * 0)
+
+    model = Model()
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model(torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.origin.op, report.origin.module, report.reproduced) == ("log", "", True)
