@@ -300,15 +300,17 @@ class Microscope(TorchDispatchMode):
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Know which module the next ops belong to."""
+        if threading.get_ident() != self.thread:
+            return
         path = self._module_path(module)
         if path is None:  # a module nobody watches belongs to the one that calls it
             self._modules.append(self._modules[-1] if self._modules else ("", type(module).__name__))
         else:
             self._modules.append((path, type(module).__name__))
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
         """The module's call is over."""
-        if self._modules:
+        if self._modules and threading.get_ident() == self.thread:
             self._modules.pop()
 
     def engine_begins(self, call: Any) -> None:

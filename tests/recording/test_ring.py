@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import nantrace
 from nantrace.model import History
-from nantrace.recording.ring import MAX_EVENTS_PER_STEP, Ring
+from nantrace.recording.ring import MAX_EVENTS_PER_STEP, Place, Ring
 
 from ..builders import Mlp, sgd
 from ..references import reference
@@ -114,7 +114,7 @@ def test_events_past_the_bound_of_a_step_are_counted() -> None:
     """A step with too many events keeps the first ones and counts the others."""
     ring = Ring(4)
     for _ in range(MAX_EVENTS_PER_STEP + 5):
-        ring.write("forward", "m", 0, torch.ones(1))
+        ring.write(Place("forward", "m", 0), torch.ones(1))
     ring.close(0)
     (record,) = ring.table(1).steps
 
@@ -124,10 +124,10 @@ def test_events_past_the_bound_of_a_step_are_counted() -> None:
 def test_what_comes_after_the_mark_belongs_to_the_next_step() -> None:
     """A step that turns out to have ended earlier gives later events to the next one."""
     ring = Ring(4)
-    ring.write("forward", "a", 0, torch.tensor([1.0]))
+    ring.write(Place("forward", "a", 0), torch.tensor([1.0]))
     ring.loss = 5.0
     ring.mark()
-    ring.write("forward", "b", 0, torch.tensor([2.0]))
+    ring.write(Place("forward", "b", 0), torch.tensor([2.0]))
     taken = ring.close(0)
     table = ring.table(1)
 
