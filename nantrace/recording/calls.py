@@ -217,16 +217,17 @@ class OutputPlace:
         self.gradient_hooks = OrderedDict([(0, _gradient_hook(session, Place("gradient", path, number)))])
 
 
-def _gradient_hook(session: Session, place: Place) -> Callable[[torch.Tensor], None]:
+def _gradient_hook(session: Session, place: Place) -> Callable[[torch.Tensor], torch.Tensor | None]:
     write = session.ring.write
 
-    def record(gradient: torch.Tensor) -> None:
+    def record(gradient: torch.Tensor) -> torch.Tensor | None:
         try:
             values = readable(gradient)
             if values is not None and session.listening and not inside_functorch():
                 write(place, values)
         except Exception as error:
             session.fault(error)
+        return None  # the gradient stays as it is
 
     return record
 
