@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..torch_private import node_sequence_number
 from .flatten import named_leaves, replace_leaves, replace_tensors
 from .frames import RawStack
 
@@ -91,6 +92,10 @@ class EntryCall:
     outputs: list[Token] = field(default_factory=list)
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
     failed: bool = False  # an exception left the call
+    attributes: list[Any] = field(default_factory=list)  # what its modules carried: see attributes.py
+    carried: list[Token] = field(default_factory=list)  # the tensors of this step among them
+    nodes: tuple[int, int] = (0, 0)  # the autograd nodes that were made in it, by sequence number
+    inner: dict[tuple[int, int], Token] = field(default_factory=dict)  # (node, output of it) -> what was taken out
 
 
 @dataclass(slots=True)
@@ -185,12 +190,17 @@ class Tape:
 
     def token(self, tensor: torch.Tensor) -> Token:
         """The token of a tensor that an event reads; one that nothing on the tape made is external."""
-        token = self.known(tensor)
+        token = self.known(tensor) or self._inner(tensor)
         if token is None:
             return self._external(tensor)
         if token.call is not None and tensor.grad_fn is not None:
             token.call.results[tensor.output_nr] = token
         return token
+
+    def made_here(self, tensor: torch.Tensor) -> Token | None:
+        """The token of a tensor that the running step has made, or None."""
+        token = self.known(tensor) or self._inner(tensor)
+        return token if token is not None and token.kind == MADE else None
 
     def parameter(self, tensor: torch.Tensor, name: str) -> Token:
         """A token for a watched parameter."""
@@ -282,6 +292,21 @@ class Tape:
         }
         self.held_bytes = sum(_bytes_of(token) for token in self._tokens.values())
 
+    def _inner(self, tensor: torch.Tensor) -> Token | None:
+        """A token for a tensor that a module's call made and that left it otherwise than as its output.
+
+        An auxiliary loss in an attribute, a feature that a hook has put aside: known by its autograd node.
+        """
+        number = node_sequence_number(tensor.grad_fn) if tensor.grad_fn is not None else None
+        if number is None:
+            return None
+        for event in reversed(self.events):
+            if isinstance(event, EntryCall) and event.nodes[0] <= number < event.nodes[1]:
+                token = self._tokens[id(tensor)] = Token(tensor, MADE)
+                event.inner[number - event.nodes[0], tensor.output_nr] = token
+                return token
+        return None
+
     def _external(self, tensor: torch.Tensor) -> Token:
         token = self._tokens[id(tensor)] = Token(tensor, EXTERNAL)
         self.held_bytes += tensor.numel() * tensor.element_size()
@@ -318,6 +343,8 @@ def tokens_made_by(event: TapeEvent) -> list[Token]:
     """The tokens of an event's results."""
     if isinstance(event, Update):
         return []
+    if isinstance(event, EntryCall) and event.inner:
+        return [*event.outputs, *event.inner.values()]
     return [token for token in event.outputs if token is not None]
 
 
@@ -328,6 +355,7 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
         yield from tokens_in(event.kwargs)
         if isinstance(event, EntryCall):
             yield from (token for _, _, token in event.swapped)
+            yield from event.carried
     elif isinstance(event, FunctionCall):
         yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..model import BadSource, Origin
-from ..recording.flatten import named_leaves
+from ..recording.flatten import named_leaves, tensors_in
 from ..recording.names import ModuleNames, clean
 from ..recording.tape import DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
@@ -47,6 +47,9 @@ class Owners:
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
         self._label_entries(run.events)
+        for name, value in run.carried:
+            for tensor in tensors_in(value):
+                self._note(tensor, Owner("buffer", name, tensor=tensor), keep_first=True)
         for root in names.roots:
             for path, buffer in root.named_buffers():
                 self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
