@@ -18,6 +18,8 @@ from ..torch_private import node_sequence_number
 from .flatten import named_leaves, replace_leaves, replace_tensors
 from .frames import RawStack
 
+MAX_DATA_OPS = 512
+MAX_DATA_BYTES = 1 << 23  # of temporaries of data code, kept for the explanation of a bad batch
 EXTERNAL, MADE, PARAMETER, GRADIENT = "external", "made", "parameter", "gradient"
 
 
@@ -48,6 +50,11 @@ class Token:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind} {id(self):x}>"
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """The size of a tensor's elements."""
+    return tensor.numel() * tensor.element_size()
 
 
 def version_of(tensor: torch.Tensor) -> int:
@@ -134,6 +141,8 @@ class DataOp:
     outputs: list[weakref.ref[torch.Tensor]]
     storages: list[int]  # the outputs' storages: what wrote into a living tensor is known by them
     stack: RawStack
+    versions: list[int] = field(default_factory=list)  # of the operands, then of the outputs, after the op
+    held: list[torch.Tensor] = field(default_factory=list)  # those of them that are small enough to outlive the code
 
 
 @dataclass(slots=True)
@@ -170,6 +179,7 @@ class Tape:
         self.max_bytes = max_bytes
         self.events: list[TapeEvent] = []
         self.data_ops: list[DataOp] = []
+        self.data_bytes = 0  # held by them
         self.held_bytes = 0
         self.overflowed = ""  # why the tape stopped recording in this step, in a sentence
         self.wrote_gradients = False  # glue has written into a parameter's gradient (clipping)
@@ -246,6 +256,15 @@ class Tape:
                 token.saved = tensor.detach().clone()
                 self.held_bytes += tensor.numel() * tensor.element_size()
 
+    def note(self, op: DataOp) -> None:
+        """Note an op on data alone; the oldest ones are forgotten."""
+        if len(self.data_ops) >= MAX_DATA_OPS:
+            forgotten = self.data_ops[: MAX_DATA_OPS // 2]
+            del self.data_ops[: MAX_DATA_OPS // 2]
+            self.data_bytes -= sum(bytes_of(tensor) for op in forgotten for tensor in op.held)
+        self.data_bytes += sum(bytes_of(tensor) for tensor in op.held)
+        self.data_ops.append(op)
+
     def cut(self, position: int) -> None:
         """Forget the events before `position`, and every token that only they used.
 
@@ -263,6 +282,7 @@ class Tape:
         """Forget everything: a step has ended."""
         self.events.clear()
         self.data_ops.clear()
+        self.data_bytes = 0
         self._tokens.clear()
         self.held_bytes = 0
         self.overflowed = ""

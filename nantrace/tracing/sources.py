@@ -69,6 +69,8 @@ class Owners:
             return False
         if source.value == -math.inf and owner.name not in self._trained:
             return True
+        if owner.kind in ("label", "constant") and _is_literal(source):
+            return True
         if owner.kind == "constant":
             reader = self._reader(source)
             return reader is not None and isinstance(self._run.events[reader], EntryCall)
@@ -78,7 +80,13 @@ class Owners:
         """The op of the loop's data code that generated a value, where that can still be shown."""
         if self.of(source.place.storage).kind in ("parameter", "buffer"):
             return None
-        return origin_in_data(source, self._data_ops)
+        tensor, index = source.tensor, source.index
+        batch = self._run.sources.get(source.place.storage)
+        copied = self._run.twins.get(id(batch)) if batch is not None else None
+        if batch is not None and batch.held is not None and copied is not None:  # the replay read a copy of it
+            own = place_of(copied).index_of(source.place.address(index))
+            tensor, index = (batch.held, own) if own is not None else (tensor, index)
+        return origin_in_data(tensor, index, self._data_ops)
 
     def bad_source(self, source: Source) -> BadSource:
         """The plain record of a bad value that came from outside."""
@@ -118,6 +126,12 @@ class Owners:
             storage = tensor.untyped_storage().data_ptr()
             if not (keep_first and storage in self._by_storage):
                 self._by_storage[storage] = owner
+
+
+def _is_literal(source: Source) -> bool:
+    """Whether an infinity is a constant of the loss code: torch.tensor(inf), torch.full(shape, inf)."""
+    tensor, value = source.tensor, source.value
+    return math.isinf(value) and (tensor.dim() == 0 or (tensor.numel() > 1 and bool((tensor == value).all())))
 
 
 def _arguments(event: EntryCall) -> list[tuple[str, Token]]:
