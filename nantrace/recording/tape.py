@@ -288,6 +288,11 @@ class Tape:
         self.overflowed = ""
         self.wrote_gradients = False
 
+    def serves_another_leaf(self) -> bool:
+        """Whether a backward of the step gave a gradient to a tensor that is no parameter (an adversarial input)."""
+        others = (token.ref() for token in self._tokens.values() if token.kind in (EXTERNAL, MADE))
+        return any(t is not None and t.requires_grad and t.is_leaf and t.grad is not None for t in others)
+
     def sweep(self) -> None:
         """Forget the events whose results nobody can use any more: all dead, and read by no event that stays.
 
