@@ -105,7 +105,8 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
     looker = partial(look_again, recorder.tape, names, run)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
-        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
+        path = alarm.named[0][0].rpartition(".")[0]
+        finding.origin = replace(finding.origin, module=path, module_type=snapshot.modules.get(path))
     exact, doubts = _compare(run, tokens)
     ops = chosen_ops(run, finding.path)
     return replace(
