@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..torch_private import own_buffers
 from .assigned import Slots
@@ -32,6 +33,8 @@ class BufferKeeper:
         self._versions.clear()
         held = 0
         for path, name, buffer, statistics in chain(_buffers_of(owners), _tensors_of(tensors)):
+            if is_lazy(buffer):
+                continue  # it gets its values in this call
             if statistics or id(buffer) in self._changing:
                 held += buffer.numel() * buffer.element_size()
                 if held <= _LIMIT:

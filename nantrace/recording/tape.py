@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..torch_private import node_sequence_number
+from ..torch_private import node_sequence_number, view_base
 from .flatten import named_leaves, replace_leaves, replace_tensors
 from .frames import RawStack
 
@@ -200,7 +200,7 @@ class Tape:
 
     def token(self, tensor: torch.Tensor) -> Token:
         """The token of a tensor that an event reads; one that nothing on the tape made is external."""
-        token = self.known(tensor) or self._inner(tensor)
+        token = self.known(tensor) or self._inner(tensor) or self._alias(tensor)
         if token is None:
             return self._external(tensor)
         if token.call is not None and tensor.grad_fn is not None:
@@ -331,6 +331,16 @@ class Tape:
                 event.inner[number - event.nodes[0], tensor.output_nr] = token
                 return token
         return None
+
+    def _alias(self, tensor: torch.Tensor) -> Token | None:
+        """A token for a whole view of a tensor on the tape: what a tensor subclass wraps every result in."""
+        base = view_base(tensor)
+        of = self.known(base) if base is not None and base.shape == tensor.shape else None
+        if base is None or of is None or of.kind != MADE or base.stride() != tensor.stride():
+            return None
+        token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        self.add(GlueOp(torch.ops.aten.alias.default, (of,), {}, [token], tensor.requires_grad, ()))
+        return token
 
     def _external(self, tensor: torch.Tensor) -> Token:
         token = self._tokens[id(tensor)] = Token(tensor, EXTERNAL)

@@ -8,6 +8,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..recording.attributes import CONTAINERS
 from ..recording.names import ModuleNames
@@ -54,7 +55,7 @@ def _contents_of(module: torch.nn.Module, names: ModuleNames) -> Iterator[tuple[
     for name, value in (values | dict(module.named_buffers(recurse=False))).items():
         if type(value) in CONTAINERS:
             yield f"{path}.{name}", value, value.copy(), 0
-        elif isinstance(value, torch.Tensor):
+        elif isinstance(value, torch.Tensor) and not is_lazy(value):
             yield f"{path}.{name}", value, value.detach().clone(), version_of(value)
         elif hasattr(value, "__dict__") and not isinstance(value, _NO_STATE):
             yield f"{path}.{name}", vars(value), dict(vars(value)), 0

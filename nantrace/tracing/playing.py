@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import GeneratorType
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def _play_entry(run: Run, event: EntryCall) -> None:
         run.carried += put_attributes(event.attributes, stand_in).items()
     args = replace_tokens(event.args, lambda token: operand(run, token, copied=True))
     kwargs = replace_tokens(event.kwargs or {}, lambda token: operand(run, token, copied=True))
+    if any(isinstance(value, GeneratorType) for value in (*event.args, *(event.kwargs or {}).values())):
+        raise RuntimeError("the call took its input from a generator, which runs only once; a list can be replayed")
     restore_random(event.random)
     with in_modes(event.modes), _in_place_of_parameters(run, event), inner_tensors(run, event):
         output = _call_entry(event.module, args, kwargs)
