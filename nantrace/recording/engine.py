@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -81,7 +82,12 @@ class EngineRecorder:
         pending = session.pending
         if pending is not None and not pending.gradients:
             after = session.gradients.identities()
-            pending.gradients = {key: known for key, known in after.items() if pending.before.get(key) != known}
+            pending.gradients = {
+                key: (weakref.ref(gradient), known[1])
+                for key, known in after.items()
+                if pending.before.get(key) != known
+                and (gradient := session.names.parameters[key][0].grad) is not None
+            }
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
         session.update_point = len(session.tape.events)

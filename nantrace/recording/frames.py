@@ -19,6 +19,7 @@ from ..model import Frame, Source
 RawStack = tuple[tuple[CodeType, int], ...]  # innermost first
 
 _LIMIT = 80
+_PROTOCOLS = ("__torch_function__", "__torch_dispatch__")  # of a tensor subclass: whoever called the op is meant
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _NANTRACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY_PARTS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -42,9 +43,8 @@ def raw_stack_here(skip: int = 1) -> RawStack:
 
 
 def is_torch(code: CodeType) -> bool:
-    """Whether the code belongs to torch itself, or to nantrace."""
-    file = code.co_filename
-    return file.startswith((_TORCH, _NANTRACE))
+    """Whether the code belongs to torch itself or to nantrace, or is a method that torch sends every op through."""
+    return code.co_filename.startswith((_TORCH, _NANTRACE)) or code.co_name in _PROTOCOLS
 
 
 def is_library(code: CodeType) -> bool:

@@ -17,9 +17,9 @@ from .glue import is_view, nature
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
-from .tape import EXTERNAL, GRADIENT, DataOp, FunctionCall, GlueOp, Token, Update
+from .tape import EXTERNAL, GRADIENT, MAX_DATA_BYTES, DataOp, FunctionCall, GlueOp, Token, Update, version_of
 
-MAX_DATA_OPS = 512
+MAX_HELD = 1 << 13  # elements of a tensor of the data code that is kept until the step ends
 
 FailedGlue = tuple[Any, tuple[Any, ...], dict[str, Any], RawStack, BaseException]
 
@@ -64,7 +64,7 @@ class GlueRecorder:
             operands = tensors_in((args, kwargs))
             downstream = [self._is_downstream(tensor) for tensor in operands]  # names every operand
             if not any(downstream):
-                self._note_data_op(func, args, kwargs, result)
+                self._note_data_op(func, args, kwargs, operands, result)
                 return
             if not torch.is_grad_enabled() and self._inside_function(result):
                 return
@@ -129,16 +129,18 @@ class GlueRecorder:
             return True
         return tensor.requires_grad  # learned codes, a model nobody watches: the graph goes through them
 
-    def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _note_data_op(self, func: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], result: Any) -> None:
         made = [t for t in tensors_in(result) if t.is_floating_point() and t.layout is torch.strided and not t.is_meta]
         if not made or is_view(func) or inside_functorch():
             return
         outputs = [weakref.ref(tensor) for tensor in made]
         storages = [tensor.untyped_storage().data_ptr() for tensor in made]
-        noted = self._session.tape.data_ops
-        if len(noted) >= MAX_DATA_OPS:
-            del noted[: MAX_DATA_OPS // 2]
-        noted.append(DataOp(func, replace_tensors((args, kwargs), weakref.ref), outputs, storages, raw_stack_here(4)))
+        tape = self._session.tape
+        used = [*operands, *made]
+        held = [t for t in used if t.numel() <= MAX_HELD] if tape.data_bytes < MAX_DATA_BYTES else []
+        references = replace_tensors((args, kwargs), weakref.ref)
+        versions = [version_of(tensor) for tensor in used]
+        tape.note(DataOp(func, references, outputs, storages, raw_stack_here(4), versions, held))
 
     def _parameters_written(self, targets: list[torch.Tensor]) -> list[Named]:
         """The watched parameters among the written tensors, by storage: `p.data` and views count too."""

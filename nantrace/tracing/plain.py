@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from ..model import Edge, Expected, Op, Source, Status, TensorSummary
 from ..recording.tape import EngineCall, FunctionCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
+from .place import Place
 from .run import Run
 from .schema import has_literal
 from .sources import Owners, labels_for
+from .summaries import describe
 
 MAX_OPS = 5000  # ops in a snapshot; past it those nearest to the path are kept, and the rest is counted
 
@@ -78,7 +81,12 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
     named = namer.name(seen)
     labels = labels_for(run.microscope, owners, seen.id)
     ops = run.microscope.ops
-    producers = {operand: ops[writer].summaries[output] for writer, output, operand in seen.upstream}
+    producers = {
+        operand: ops[writer].summaries[output]
+        if not seen.kept_inputs or _same_elements(ops[writer].outputs[output], seen.places[operand][1])
+        else describe(seen.kept_inputs[operand].tensor)  # it read a part of what that op wrote
+        for writer, output, operand in seen.upstream
+    }
     inputs = tuple(
         replace(producers[i], name=name, shape=place.shape) if i in producers else _unwritten(seen, i, labels)
         for i, (name, place) in enumerate(seen.places)
@@ -98,6 +106,11 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         outputs=tuple(seen.summaries),
         arguments=seen.arguments,
     )
+
+
+def _same_elements(one: Place, other: Place) -> bool:
+    """Whether two places of one storage hold the same elements (a transposed or reshaped view of all of it)."""
+    return one.start == other.start and prod(one.shape) == prod(other.shape)
 
 
 def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSummary:

@@ -204,6 +204,15 @@ def _shape(seen: Seen) -> tuple[int, ...]:
     return seen.kept_outputs[0].place.shape
 
 
+def _weight_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
+    """A row of v over its norm: every operand's part of that row."""
+    if output != 0:
+        return everything(seen, output, index)
+    dim = int(seen.arguments.get("dim", 0))
+    row = tuple(index[d] if d == dim else _ALL for d in range(len(index)))
+    return [(i, row) for i in range(len(seen.kept_inputs))]
+
+
 def _layer_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
     width = len(seen.arguments.get("normalized_shape", [0]))
     if output != 0:
@@ -306,6 +315,7 @@ _RULES: dict[str, Callable[[Seen, int, Index], list[tuple[int, Region]]]] = {
     "addmv": _product,
     "embedding": _embedding,
     "layer_norm": _layer_norm,
+    "weight_norm_interface": _weight_norm,
     "batch_norm": _batch_norm,
     "group_norm": _leading(1),
     "convolution": _convolution,

@@ -27,6 +27,7 @@ class Run:
     seconds: float = 0.0
     first_accumulation: int | None = None  # position of the first accumulating engine call
     parameters: list[torch.nn.Parameter] = field(default_factory=list)  # of the watched modules
+    carried: list[tuple[str, Any]] = field(default_factory=list)  # attributes that the modules were given, by name
     sources: dict[int, Token] = field(default_factory=dict)  # storage of a batch's copy -> its token
 
     def twin(self, token: Token) -> torch.Tensor | None:

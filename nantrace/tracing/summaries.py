@@ -8,6 +8,7 @@ import torch
 
 from ..model import TensorSummary
 from ..recording.statistics import readable
+from ..torch_private import is_zero_tensor
 
 Index = tuple[int, ...]
 
@@ -52,7 +53,7 @@ def describe(tensor: torch.Tensor, name: str = "", label: str = "") -> TensorSum
 
 def brief(tensor: torch.Tensor, name: str = "") -> TensorSummary:
     """The range of a finite tensor in one reduction, or the exact summary of one that is not finite."""
-    values = readable(tensor)
+    values = readable(tensor) if not is_zero_tensor(tensor) else None
     shape, dtype, device = tuple(tensor.shape), dtype_name(tensor), str(tensor.device)
     if values is None or values.numel() == 0:
         return TensorSummary(shape, dtype, device, name=name)

@@ -50,12 +50,23 @@ class Finding:
     reproduced: bool | None = True
 
 
+@dataclass(slots=True)
+class Judged:
+    """A replay, and the verdict on its symptom."""
+
+    run: Run
+    owners: Owners
+    walk: Walk
+    start: State | None = None  # the op that wrote the symptom
+    verdict: Verdict | None = None  # None: the symptom came out finite
+
+
 def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
     """The snapshot of an alarm. What a replay meets does not raise: what was not found stands in `replay.reasons`."""
     snapshot = Snapshot(
         step=alarm.step,
         phase="",
-        symptom=_symptom(alarm),
+        symptom=symptom_of(alarm),
         modules=recorder.names.types(),
         history=recorder.ring.table(alarm.step),
         optimizer=optimizer_facts(alarm),
@@ -67,20 +78,26 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
     if not replaying:
         return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))
-    tokens = _tokens(alarm, recorder)
+    tokens = symptom_tokens(alarm, recorder)
     run = replay(recorder.tape, recorder.names, tokens, any(token.kind == GRADIENT for token in tokens))
-    return _from_run(snapshot, alarm, recorder, run, tokens)
+    return tell(snapshot, alarm, recorder, judge(run, recorder, tokens), tokens)
 
 
-def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, tokens: list[Token]) -> Snapshot:
-    names = recorder.names
+def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
+    """Walk back from the symptom in a finished replay."""
+    owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    walk = Walk(run.microscope, owners.declares)
+    return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
+
+
+def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, tokens: list[Token]) -> Snapshot:
+    """The snapshot with what a replay and the walk found; what they did not find stands in `replay.reasons`."""
+    names, run, owners, walk = recorder.names, judged.run, judged.owners, judged.walk
+    start, verdict = judged.start, judged.verdict
     facts = ReplayFacts(None, (), len(run.microscope.ops), run.seconds, tuple(run.doubts))
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
         return _without_replay(snapshot, alarm, replace(facts, reasons=(*facts.reasons, reason)))
-    owners = Owners(run, names, recorder.tape.data_ops)
-    walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens)
     if verdict is None:
         reason = "the replay came out finite"
         return _without_replay(snapshot, alarm, replace(facts, reproduced=False, reasons=(*facts.reasons, reason)))
@@ -88,7 +105,8 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
     looker = partial(look_again, recorder.tape, names, run)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
-        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
+        path = alarm.named[0][0].rpartition(".")[0]
+        finding.origin = replace(finding.origin, module=path, module_type=snapshot.modules.get(path))
     exact, doubts = _compare(run, tokens)
     ops = chosen_ops(run, finding.path)
     return replace(
@@ -109,7 +127,8 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
 # The symptom
 
 
-def _symptom(alarm: Alarm) -> Symptom:
+def symptom_of(alarm: Alarm) -> Symptom:
+    """What was noticed, as plain data."""
     name, summary = "", None
     if alarm.kind == "gradient":
         name, gradient = alarm.named[0]
@@ -123,7 +142,7 @@ def _symptom(alarm: Alarm) -> Symptom:
     return Symptom(kind, name or (alarm.named[0][0] if alarm.named else ""), summary, alarm.value, alarm.where)
 
 
-def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
+def symptom_tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     """The symptom on the tape: bad gradients by their own token where glue (clipping) has written them."""
     if alarm.kind != "gradient":
         return alarm.tokens
@@ -283,7 +302,7 @@ def _without_replay(snapshot: Snapshot, alarm: Alarm, facts: ReplayFacts) -> Sna
 def bare(alarm: Alarm, recorder: Recorder, fault: Exception) -> Snapshot:
     """What is known when tracing itself failed: the symptom, the history, and the fault in a sentence."""
     snapshot = Snapshot(
-        alarm.step, "", _symptom(alarm), history=recorder.ring.table(alarm.step), environment=environment()
+        alarm.step, "", symptom_of(alarm), history=recorder.ring.table(alarm.step), environment=environment()
     )
     reason = f"tracing failed with a fault of nantrace's own: {type(fault).__name__}: {fault}"
     return _without_replay(snapshot, alarm, ReplayFacts(None, (reason,)))

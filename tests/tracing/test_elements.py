@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..builders import operand, report_on, stays_silent
+import nantrace
+
+from ..builders import caught, operand, report_on, sgd, stays_silent
 
 NAN, INF = math.nan, math.inf
 
@@ -266,3 +268,31 @@ def test_half_precision_overflow() -> None:
 
     assert (report.origin.op, report.cause) == ("to_copy", "overflow")
     assert operand(report, "self").value == 1e6
+
+
+def test_weight_norm_reads_its_own_row() -> None:
+    """The zero row of v is what divides by its norm; the other rows are not shown."""
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    with torch.no_grad():
+        layer.parametrizations.weight.original1[1] = 0
+    optimizer = sgd(layer)
+
+    def run() -> None:
+        with nantrace.watch(layer):
+            layer(torch.randn(5, 3)).mean().backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.origin.op, report.cause) == ("weight_norm_interface", "zero-division")
+    assert report.origin.example.index == (1, 0)
+    assert report.origin.example.operand("v").summary.max == 0
+
+
+def test_a_part_of_what_an_op_made_is_described_by_itself() -> None:
+    """An op that read one bad column of a product is shown with that column, not with the whole."""
+
+    report = report_on(lambda w: torch.log(torch.stack([w, w - w])[1]), [1.0, 2.0])
+    log = next(op for op in report.snapshot.ops if op.name == "log")
+
+    assert (log.inputs[0].min, log.inputs[0].max) == (0, 0)
