@@ -22,7 +22,7 @@ from ..recording.frames import RawStack, raw_stack_here
 from ..recording.tape import EntryCall
 from ..torch_private import TorchDispatchMode, node_sequence_number, running_node, sequence_number
 from .place import Place, place_of
-from .schema import OpFacts, facts_of, operands, scalars
+from .schema import OpFacts, facts_of, operands, scalars, written_in
 from .summaries import brief, value_at
 
 
@@ -141,15 +141,13 @@ class Microscope(TorchDispatchMode):
     def _before(self, facts: OpFacts, args: Any, kwargs: Any) -> dict[int, torch.Tensor]:
         """Copies of the tensors that the op is about to write, by identity; whoever keeps them gets a copy too."""
         copies: dict[int, torch.Tensor] = {}
-        for position in facts.written:
-            value = args[position] if position < len(args) else kwargs.get(facts.arguments[position])
-            for tensor in tensors_in(value):
-                if tensor.layout is not torch.strided:
-                    continue
-                place = place_of(tensor)
-                for holder in self._holders.pop(place.storage, ()):
-                    holder.tensor = holder.tensor.clone()
-                copies[id(tensor)] = tensor.detach().clone()
+        for tensor in written_in(facts, args, kwargs):
+            if tensor.layout is not torch.strided:
+                continue
+            place = place_of(tensor)
+            for holder in self._holders.pop(place.storage, ()):
+                holder.tensor = holder.tensor.clone()
+            copies[id(tensor)] = tensor.detach().clone()
         return copies
 
     def _record(
@@ -157,7 +155,9 @@ class Microscope(TorchDispatchMode):
     ) -> None:
         number = len(self.ops)
         inputs = list(operands(facts, args, kwargs))
-        results = list(tensors_in(result)) or [t for i in facts.written for t in tensors_in(args[i : i + 1])]
+        results = list(tensors_in(result))
+        returned = {id(tensor) for tensor in results}
+        results += [tensor for tensor in written_in(facts, args, kwargs) if id(tensor) not in returned]
         seen = self._seen(number, facts)
         self._name_sequence(number)
         seen.arguments = scalars(facts, args, kwargs)
