@@ -221,7 +221,7 @@ def _batch_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region
     found: list[tuple[int, Region]] = []
     for i, kept in enumerate(seen.kept_inputs):
         if kept.name == "input":
-            whole = (_ALL, channel, *(_ALL for _ in kept.place.shape[2:]))
+            whole: Region = (_ALL, channel, *(_ALL for _ in kept.place.shape[2:]))
             found.append((i, index if output == 0 and not training else whole))
         elif kept.name in ("weight", "bias", *running):
             found.append((i, (channel,)))
