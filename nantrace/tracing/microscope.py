@@ -7,12 +7,13 @@ remain a range, a place in memory and a line, so that a replay needs little more
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,6 +42,13 @@ class Kept:
         self.place = place_of(tensor)
 
 
+class Recomputation(NamedTuple):
+    """Which part of the forward a checkpoint runs again, by the op of the node that asked for it."""
+
+    op: int | None
+    first: bool  # whether that op is the first of its part (a reentrant checkpoint); else it is one of the last
+
+
 @dataclass(slots=True)
 class Seen:
     """One executed op."""
@@ -50,6 +58,7 @@ class Seen:
     event: int  # which event of the tape was running
     glue: bool
     backward: bool
+    recomputed: Recomputation | None  # for a checkpoint's forward op, run again in the backward
     module: str | None
     module_type: str | None
     node: str | None
@@ -100,6 +109,7 @@ class Microscope(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Seen] = []
         self.views: list[Seen] = []  # ops that only alias, kept for the names of their derivatives
+        self._ops_before_view: list[int] = []
         self._wanted = wanted  # the one op to keep the operands of, after which the replay may stop
         self.failed: FailedOp | None = None
         self.event = -1
@@ -238,12 +248,21 @@ class Microscope(TorchDispatchMode):
             event=self.event,
             glue=glue,
             backward=backward,
+            recomputed=self._recomputation(node) if node is not None and not backward else None,
             module=self._modules[-1][0] if self._modules else None,
             module_type=self._modules[-1][1] if self._modules else None,
             node=node.name() if backward else None,
             forward_id=self._by_sequence.get(sequence) if sequence is not None else None,
             stack=self._live_stack(stack) if glue else stack,
         )
+
+    def _recomputation(self, node: Any) -> Recomputation:
+        sequence = node_sequence_number(node)
+        op = self._by_sequence.get(sequence) if sequence is not None else None
+        first = node.name() == "CheckpointFunctionBackward"
+        if op is not None and op < 0:  # a view: the op that came next, or the one before
+            op = self._ops_before_view[-op - 1] - (not first)
+        return Recomputation(op, first)
 
     def _live_stack(self, stack: RawStack) -> RawStack:
         """The stack of a glue op as it was in the live run; inside a custom Function its own frames come on top."""
@@ -261,6 +280,7 @@ class Microscope(TorchDispatchMode):
 
     def _note_view(self, facts: OpFacts) -> None:
         if sequence_number() != self._last_sequence:
+            self._ops_before_view.append(len(self.ops))
             self.views.append(self._seen(-len(self.views) - 1, facts))
             self._name_sequence(-len(self.views))
 
@@ -350,9 +370,14 @@ def _in_backward(stack: RawStack, engine_codes: frozenset[CodeType]) -> bool:
     for code, _ in stack:
         if code in engine_codes:
             return True
-        if code.co_filename.endswith(_CHECKPOINT):
+        if is_checkpoint(code):
             return False
     return True  # a device thread of the engine: no Python frames of the caller
 
 
-_CHECKPOINT = "torch/utils/checkpoint.py"
+def is_checkpoint(code: CodeType) -> bool:
+    """Whether a frame belongs to torch's activation checkpointing."""
+    return code.co_filename.endswith(_CHECKPOINT)
+
+
+_CHECKPOINT = os.path.join("torch", "utils", "checkpoint.py")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from types import CodeType
 
 from ..model import Source
 from ..recording.frames import RawStack, innermost_outside_torch, innermost_user, source_at
 from ..recording.tape import EngineCall, EntryCall, FunctionCall, GlueOp, TapeEvent
 from .backward import ENGINE_CODES
-from .microscope import Microscope, Seen
+from .microscope import Microscope, Seen, is_checkpoint
 from .playing import ENTRY_CODE
 
 _FUNCTION_FILE = "autograd/function.py"
@@ -38,7 +40,9 @@ class Namer:
         """The name of an op: for an op of a backward, of the forward op that it differentiates."""
         forward = self.forward_of(seen)
         if forward is None:
-            return Name(seen.facts.name, seen, *self.module(seen), self.source(seen), False)
+            first = self.first_run(seen)
+            return Name(seen.facts.name, seen, *self.module(first), self.source(first), False)
+        forward = self.first_run(forward)
         function = _custom_function(seen.node)
         if function is not None:
             return Name(function, forward, *self.module(forward), self._source_of_apply(forward), True)
@@ -50,6 +54,27 @@ class Namer:
         while seen.forward_id is not None:
             seen = self._microscope.op(seen.forward_id)
             found = seen
+        return found
+
+    def first_run(self, seen: Seen) -> Seen:
+        """The op of the forward that a checkpoint ran again in the backward, where it is known; else the op itself."""
+        again = seen.recomputed
+        if again is None:
+            return seen
+        known = self._checkpointed.get(_key(seen), [])
+        if again.op is None:
+            return known[0] if len(known) == 1 else seen
+        if again.first:
+            return next((op for op in known if op.id >= again.op), seen)
+        return next((op for op in reversed(known) if op.id <= again.op), seen)
+
+    @cached_property
+    def _checkpointed(self) -> dict[tuple[str, RawStack], list[Seen]]:
+        """The first runs of ops inside checkpoints, by what is the same in the second: the op and its inner frames."""
+        found: dict[tuple[str, RawStack], list[Seen]] = defaultdict(list)
+        for op in self._microscope.ops:
+            if op.recomputed is None and not op.backward and any(is_checkpoint(code) for code, _ in op.stack):
+                found[_key(op)].append(op)
         return found
 
     def module(self, seen: Seen) -> tuple[str | None, str | None]:
@@ -118,6 +143,12 @@ def _below_entry(inner: RawStack, outer: RawStack) -> Source | None:
         return source_at(inner + outer, position)
     position = innermost_outside_torch(outer)
     return source_at(outer, position) if position is not None else None
+
+
+def _key(seen: Seen) -> tuple[str, RawStack]:
+    """An op and its frames inside the checkpoint."""
+    inner = next((i for i, (code, _) in enumerate(seen.stack) if is_checkpoint(code)), len(seen.stack))
+    return seen.facts.aten, seen.stack[:inner]
 
 
 def _is_apply(code: CodeType) -> bool:

@@ -63,8 +63,11 @@ def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
     )
 
 
-def where_ran(run: Run, seen: Seen) -> str:
-    """The phase an op ran in."""
+def where_ran(run: Run, namer: Namer, seen: Seen) -> str:
+    """The phase an op ran in; what a checkpoint recomputes belongs to the phase of its first run."""
+    if seen.recomputed is not None:
+        first = namer.first_run(seen)
+        return "forward" if first is seen else where_ran(run, namer, first)
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
@@ -87,7 +90,7 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         id=seen.id,
         name=seen.facts.name,
         aten=seen.facts.aten,
-        phase=where_ran(run, seen),
+        phase=where_ran(run, namer, seen),
         status=status_of(seen, origin),
         module=named.module,
         module_type=named.module_type,
