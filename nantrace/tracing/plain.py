@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..model import Edge, Expected, Op, Source, Status, TensorSummary
+from ..model import Edge, Expected, Op, Status, TensorSummary
 from ..recording.tape import EngineCall, FunctionCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
@@ -96,7 +96,7 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         module_type=named.module_type,
         autograd_node=seen.node,
         forward_id=seen.forward_id,
-        source=_bare(named.source),
+        source=namer.line(named),
         inputs=inputs,
         outputs=tuple(seen.summaries),
         arguments=seen.arguments,
@@ -108,8 +108,3 @@ def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSumma
     name, place = seen.places[position]
     like = seen.summaries[0] if seen.summaries else TensorSummary((), "", "")
     return TensorSummary(place.shape, like.dtype, like.device, name=name, label=labels.get(name, ""))
-
-
-def _bare(source: Source | None) -> Source | None:
-    """The line alone: only the origin carries its stack and the lines around it."""
-    return None if source is None else replace(source, stack=(), context=())
