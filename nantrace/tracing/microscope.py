@@ -170,6 +170,9 @@ class Microscope(TorchDispatchMode):
         results += [tensor for tensor in written_in(facts, args, kwargs) if id(tensor) not in returned]
         seen = self._seen(number, facts)
         self._name_sequence(number)
+        if self._wanted is not None and number != self._wanted:
+            self.ops.append(seen)
+            return
         seen.arguments = scalars(facts, args, kwargs)
         seen.places = [(name, place_of(tensor)) for name, tensor in inputs]
         seen.outputs = [place_of(tensor) for tensor in results]
