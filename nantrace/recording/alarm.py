@@ -42,6 +42,7 @@ class Pending:
     value: float
     before: dict[int, tuple[int, int]]  # parameter -> identity and version of its gradient before the backward
     gradients: dict[int, tuple[weakref.ref[torch.Tensor], int]]  # after it, of the parameters it gave a gradient
+    earlier: Pending | None = None  # another one of the same step, whose gradients were still there
 
     def still_there(self, parameters: Sequence[Named]) -> bool:
         """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""

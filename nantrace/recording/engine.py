@@ -90,6 +90,8 @@ class EngineRecorder:
             }
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
+            elif pending.earlier is not None and pending.earlier.gradients.keys() >= pending.gradients.keys():
+                session.pending = pending.earlier  # accumulation: the first bad loss of a step tells where it began
         session.update_point = len(session.tape.events)
         session.ring.mark()
 
@@ -104,4 +106,8 @@ class EngineRecorder:
             if value is not None:
                 session.ring.loss = value
                 if not math.isfinite(value):
-                    session.pending = Pending(token, value, session.gradients.identities(), {})
+                    earlier = session.pending
+                    named = [(name, parameter) for parameter, name in session.names.parameters.values()]
+                    if earlier is not None and not earlier.still_there(named):
+                        earlier = None
+                    session.pending = Pending(token, value, session.gradients.identities(), {}, earlier)

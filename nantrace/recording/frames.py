@@ -10,6 +10,7 @@ import linecache
 import os
 import sys
 import sysconfig
+from itertools import islice
 from types import CodeType, FrameType
 
 import torch
@@ -65,6 +66,12 @@ def innermost_user(stack: RawStack) -> int | None:
     return next((i for i, (code, _) in enumerate(stack) if not is_torch(code) and not is_library(code)), None)
 
 
+def line_at(stack: RawStack, position: int) -> Source:
+    """The line of one frame alone: without the stack that led to it, and without the lines around it."""
+    frame = _read(*stack[position])
+    return Source(frame.file, frame.line, frame.function, frame.code, frame.expression)
+
+
 def source_at(stack: RawStack, position: int) -> Source:
     """The source of one frame, with the stack that led to it (frames of torch left out)."""
     frame = _read(*stack[position])
@@ -92,10 +99,7 @@ def _read(code: CodeType, offset: int) -> Frame:
 
 
 def _positions(code: CodeType, offset: int) -> tuple[int | None, int | None, int | None, int | None]:
-    for i, position in enumerate(code.co_positions()):
-        if i == offset // 2:
-            return position
-    return None, None, None, None
+    return next(islice(code.co_positions(), offset // 2, None), (None, None, None, None))
 
 
 def _line_of(code: CodeType, offset: int) -> int:

@@ -171,8 +171,6 @@ class GlueRecorder:
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session
-        if not all(is_finite(parameter) for _, parameter in writes):
-            return None
         who = "an optimizer with a closure" if session.in_closure else "a hand-written update"
         where = f"{who} was about to write the parameter {writes[0][0]}"
         pending, stack = session.pending, raw_stack_here(5)
@@ -181,6 +179,8 @@ class GlueRecorder:
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
             alarm.value = pending.value
             return alarm
+        if not all(is_finite(parameter) for _, parameter in writes):
+            return None
         bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
         if not bad:
             return None

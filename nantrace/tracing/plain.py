@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ..model import Edge, Expected, Op, Source, Status, TensorSummary
+from ..model import Edge, Expected, Op, Status, TensorSummary
 from ..recording.tape import EngineCall, FunctionCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
@@ -66,8 +66,11 @@ def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
     )
 
 
-def where_ran(run: Run, seen: Seen) -> str:
-    """The phase an op ran in."""
+def where_ran(run: Run, namer: Namer, seen: Seen) -> str:
+    """The phase an op ran in; what a checkpoint recomputes belongs to the phase of its first run."""
+    if seen.recomputed is not None:
+        first = namer.first_run(seen)
+        return "forward" if first is seen else where_ran(run, namer, first)
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
@@ -95,13 +98,13 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         id=seen.id,
         name=seen.facts.name,
         aten=seen.facts.aten,
-        phase=where_ran(run, seen),
+        phase=where_ran(run, namer, seen),
         status=status_of(seen, origin),
         module=named.module,
         module_type=named.module_type,
         autograd_node=seen.node,
         forward_id=seen.forward_id,
-        source=_bare(named.source),
+        source=namer.line(named),
         inputs=inputs,
         outputs=tuple(seen.summaries),
         arguments=seen.arguments,
@@ -118,8 +121,3 @@ def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSumma
     name, place = seen.places[position]
     like = seen.summaries[0] if seen.summaries else TensorSummary((), "", "")
     return TensorSummary(place.shape, like.dtype, like.device, name=name, label=labels.get(name, ""))
-
-
-def _bare(source: Source | None) -> Source | None:
-    """The line alone: only the origin carries its stack and the lines around it."""
-    return None if source is None else replace(source, stack=(), context=())

@@ -106,6 +106,7 @@ def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, i
         event=-1,
         glue=True,
         backward=False,
+        recomputed=None,
         module=None,
         module_type=None,
         node=None,

@@ -216,7 +216,7 @@ def _find(
     if state is None:
         return Finding("forward", None, path)
     seen = run.microscope.ops[state.op]
-    return Finding(where_ran(run, seen), _origin(run, owners, namer, state, looker), _from(path, state))
+    return Finding(where_ran(run, namer, seen), _origin(run, owners, namer, state, looker), _from(path, state))
 
 
 def _from(path: list[int], state: State | None) -> list[int]:

@@ -184,6 +184,39 @@ def test_batch_norm_reads_its_own_channel() -> None:
     assert report.origin.example.index == (2, 3)
 
 
+def test_batch_norm_does_not_read_the_running_statistics_that_it_writes() -> None:
+    """An infinity of the batch spoils the running mean: that is no parameter which was bad before the step."""
+    mean, variance = torch.zeros(2), torch.ones(2)
+    report = report_on(lambda w: F.batch_norm(torch.log(w), mean, variance, training=True), torch.zeros(3, 2))
+
+    assert (report.phase, report.origin.op, report.cause) == ("forward", "log", "log-domain")
+
+
+def test_running_statistics_lead_back_to_the_call_that_spoiled_them() -> None:
+    """A later call that reads them is a consequence."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.norm = torch.nn.Parameter(torch.tensor([[0.0], [1.0]])), torch.nn.BatchNorm1d(1)
+
+        def forward(self) -> Tensor:
+            self.norm.train()(torch.log(self.w))
+            return self.norm.eval()(self.w)
+
+    model = Twice()
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model().sum().backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.phase, report.origin.op, report.origin.module) == ("forward", "log", "")
+
+
 def test_a_convolution_reads_its_own_sample() -> None:
     """Nor is one in another image."""
     w = torch.ones(2, 1, 3, 3)
