@@ -46,6 +46,8 @@ def facts_of(func: Any) -> OpFacts:
     aliased = [a for a in schema.arguments if a.alias_info is not None]
     written = tuple(i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write)
     raw = schema.name.split("::")[-1]
+    if torch.Tag.inplace_view in func.tags and raw not in UNINITIALISED:
+        written = ()  # `squeeze_`, `t_`: "written" is the shape alone, no element
     return OpFacts(
         name=plain_name(raw),
         aten=f"{schema.name}.{schema.overload_name or 'default'}",
