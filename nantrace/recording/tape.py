@@ -105,6 +105,7 @@ class GlueOp:
     stack: RawStack
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
+    through: list[tuple[Token, Token]] = field(default_factory=list)  # written through a view: token before, and after
 
 
 @dataclass(slots=True)
@@ -328,6 +329,8 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
         yield from tokens_in(event.kwargs)
         if isinstance(event, EntryCall):
             yield from (token for _, _, token in event.swapped)
+        else:
+            yield from (before for before, _ in event.through)
     elif isinstance(event, FunctionCall):
         yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):

@@ -59,7 +59,7 @@ def test_guidance_without_variance() -> None:
 
 
 def test_attention_scores_beyond_half_precision() -> None:
-    """huggingface/diffusers#6815 "RuntimeWarning: invalid value encountered in cast ... output black image" (float16)."""
+    """huggingface/diffusers#6815 "RuntimeWarning: invalid value encountered in cast ... output black image"."""
     model = attention.Attention(query_dim=8, heads=1, dim_head=8, processor=attention.AttnProcessor()).half()
     with torch.no_grad():
         for projection in (model.to_q, model.to_k):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -15,7 +14,6 @@ gpytorch = library("gpytorch")
 pyro = library("pyro.distributions")
 
 
-@pytest.mark.xfail(reason="what the loss writes into a preallocated tensor through views is not on the tape")
 def test_a_stiff_equation() -> None:
     """rtqichen/torchdiffeq#149 "The NaN problems": the output of rk4 is suddenly NaN.
 
