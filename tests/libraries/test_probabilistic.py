@@ -61,7 +61,7 @@ def test_a_forbidden_transition_in_the_padding() -> None:
         module="",
         file="torchcrf/__init__.py",
         code="score += self.transitions[tags[i - 1], tags[i]] * mask[i]",
-        cause="indexing",
+        cause="bad-parameter",
     )
     assert report.snapshot.source_value.name == "transitions"
 
