@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 from ..model import Cause, Diagnosis, Expected, Op, Origin, Remedy, Snapshot
 from . import numbers
@@ -58,13 +59,20 @@ def _where(snapshot: Snapshot) -> Iterable[Row]:
         settings = ", ".join(f"{name(key)} {prose(value)}" for key, value in used.items())
         yield Sentence(f"{name(snapshot.optimizer.type)}{' with ' if settings else ''}{settings}.")
     if origin.derivative:
-        yield Sentence("The forward value is finite, its derivative is not.")
+        yield Sentence(_forward_and_derivative(origin))
     source = snapshot.source_value
     if source is not None and source.since_step is not None and source.since_step < snapshot.step:
         yield Sentence(f"It was first seen not finite in step {source.since_step}.")
     if source is not None and source.entry is not None and source.kind in ("input", "label"):
         entry = module(source.entry, snapshot.modules.get(source.entry))
         yield Sentence(f"It came in with the call of {entry}{_sample(source.index, source.summary.shape)}.")
+
+
+def _forward_and_derivative(origin: Origin) -> str:
+    result = origin.example.operand("result") if origin.example is not None else None
+    if result is None or result.value is None or isfinite(result.value):
+        return "The forward value is finite, its derivative is not."
+    return "The forward value is not finite but did not reach the loss; its derivative did."
 
 
 def _sample(index: tuple[int, ...], shape: tuple[int, ...]) -> str:
