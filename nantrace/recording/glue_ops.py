@@ -47,6 +47,8 @@ class GlueRecorder:
                 token = session.tape.known(tensor)
                 if token is not None:
                     session.tape.save_before_write(token)
+                if tensor._base is not None and (token is None or token.kind == EXTERNAL):
+                    self._view_of_data(tensor, tensor._base, args, kwargs)
             if session.gradients.present:
                 writes = self._parameters_written(targets)
         except Exception as error:
@@ -70,7 +72,8 @@ class GlueRecorder:
                 return
             writes, draws = nature(func)
             targets = written_by(func, args, kwargs) if writes else []
-            if any(session.names.parameter(target) is not None for target in targets):
+            bases = [target._base for target in targets if target._base is not None]
+            if any(session.names.parameter(target) is not None for target in (*targets, *bases)):
                 return  # a hand-written update: never run again
             event = GlueOp(
                 func,
@@ -82,13 +85,33 @@ class GlueRecorder:
                 random if draws else None,
                 writes,
             )
-            for target in targets:
+            for target in (*targets, *bases):
                 known = tape.known(target)
                 tape.wrote_gradients |= known is not None and known.kind == GRADIENT
+            event.through = [(known, tape.made(base)) for base in bases if (known := tape.known(base)) is not None]
             event.outputs = [tape.made(tensor) for tensor in (*tensors_in(result), *targets)]
+            event.outputs += [after for _, after in event.through]
             tape.add(event)
         except Exception as error:
             session.fault(error)
+
+    def _view_of_data(self, view: torch.Tensor, base: torch.Tensor, args: Any, kwargs: Any) -> None:
+        """What the step computed is about to be written into a view of data (`out[t] = x`): both go on the tape.
+
+        Until now neither the tensor nor its view was of interest; the tensor carries the graph from here on.
+        """
+        tape = self._session.tape
+        if tape.known(base) is None and not any(self._is_downstream(tensor) for tensor in tensors_in((args, kwargs))):
+            return
+        token = tape.token(base)
+        tape.save_before_write(token)
+        if token.kind == EXTERNAL and token.saved is None:
+            return  # too large to copy: the view alone is on the tape
+        place = (list(view.shape), list(view.stride()), view.storage_offset())
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        event = GlueOp(torch.ops.aten.as_strided.default, (token, *place), {}, [], grad, raw_stack_here(4))
+        event.outputs = [tape.made(view)]
+        tape.add(event)
 
     def _inside_function(self, result: Any) -> bool:
         """Whether this op runs in the forward of a custom autograd Function; its `apply` goes on the tape instead."""

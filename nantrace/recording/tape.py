@@ -117,6 +117,7 @@ class GlueOp:
     stack: RawStack
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
+    through: list[tuple[Token, Token]] = field(default_factory=list)  # written through a view: token before, and after
 
 
 @dataclass(slots=True)
@@ -391,6 +392,8 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
         if isinstance(event, EntryCall):
             yield from (token for _, _, token in event.swapped)
             yield from event.carried
+        else:
+            yield from (before for before, _ in event.through)
     elif isinstance(event, FunctionCall):
         yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):

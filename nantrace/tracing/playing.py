@@ -107,6 +107,8 @@ def _play_glue(run: Run, event: GlueOp) -> None:
         ]
     for token, tensor in zip(event.outputs, made, strict=False):
         run.twins[id(token)] = tensor
+    for before, after in event.through:  # the same tensor: what it was written through is a view of it here too
+        run.twins[id(after)] = operand(run, before, copied=False)
 
 
 def _written_positions(event: GlueOp) -> list[int]:

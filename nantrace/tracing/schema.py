@@ -56,6 +56,8 @@ def facts_of(func: Any) -> OpFacts:
         for i, a in enumerate(schema.arguments)
         if (a.alias_info is not None and a.alias_info.is_write) or (raw in _SILENT_WRITERS and a.name in _RUNNING)
     )
+    if torch.Tag.inplace_view in func.tags and raw not in UNINITIALISED:
+        written = ()  # `squeeze_`, `t_`: "written" is the shape alone, no element
     return OpFacts(
         name=plain_name(raw),
         aten=f"{schema.name}.{schema.overload_name or 'default'}",

@@ -329,3 +329,22 @@ def test_a_part_of_what_an_op_made_is_described_by_itself() -> None:
     log = next(op for op in report.snapshot.ops if op.name == "log")
 
     assert (log.inputs[0].min, log.inputs[0].max) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda made: made.unsqueeze_(0),
+        lambda made: made.squeeze_(),
+        lambda made: made.t_(),
+        lambda made: made.transpose_(0, 1),
+        lambda made: made.as_strided_((2,), (1,)),
+    ],
+    ids=["unsqueeze_", "squeeze_", "t_", "transpose_", "as_strided_"],
+)
+def test_a_shape_that_is_changed_in_place_is_followed(reshape: object) -> None:
+    """`squeeze_` and its like write no element: the value belongs to the op that made it, under its shape there."""
+    report = report_on(lambda w: reshape(torch.log(w)) * 2.0, [[1.0, -1.0]])
+
+    assert (report.origin.op, report.origin.example.index) == ("log", (0, 1))
+    assert operand(report, "self").value == -1.0
