@@ -208,6 +208,21 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor | None:
         return tensor.detach().as_subclass(torch.Tensor)
 
 
+def compiled_call(module: torch.nn.Module) -> Any:
+    """What runs a module that was compiled in place (`module.compile()`), or None. Gone: such calls are not entries."""
+    return getattr(module, "_compiled_call_impl", None)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Exchange what runs a module that was compiled in place; torch leaves it out of pickles and copies."""
+    module._compiled_call_impl = call
+
+
+def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The module that `torch.compile(module)` has wrapped, or None for any other module."""
+    return module._modules.get("_orig_mod")
+
+
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """A module's own parameters as the dict itself: `functional_call` puts other tensors into it."""
     return module._parameters  # type: ignore[return-value]

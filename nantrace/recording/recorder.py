@@ -16,6 +16,7 @@ from . import patches
 from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
+from .compiled import CompiledInPlace
 from .engine import EngineRecorder, Ticket
 from .glue import GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
@@ -57,6 +58,7 @@ class Recorder:
         self.module_begins = self._calls.begins
         self.module_ends = self._calls.ends
         self.session.mode = GlueMode(self._glue)
+        self._compiled = CompiledInPlace(modules, self.module_begins, self.module_ends)
 
     # What is asked of it
 
@@ -109,16 +111,19 @@ class Recorder:
         """Begin to listen. The glue mode goes on this thread's stack."""
         patches.listen(self)
         self.session.listening = True
+        self._compiled.start()
         try:
             self.session.mode.__enter__()
         except BaseException:
             patches.stop_listening(self)
+            self._compiled.stop()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
         patches.stop_listening(self)
+        self._compiled.stop()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])

@@ -86,6 +86,7 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
 def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
     """Walk back from the symptom in a finished replay."""
     owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    owners.note_symptoms(tokens)
     walk = Walk(run.microscope, owners.declares)
     return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
 
@@ -101,6 +102,9 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
     if verdict is None:
         reason = "the replay came out finite"
         return _without_replay(snapshot, alarm, replace(facts, reproduced=False, reasons=(*facts.reasons, reason)))
+    node = owners.unseen_node(verdict.source) if verdict.kind == EXTERNAL and verdict.source is not None else None
+    if node is not None:
+        return _computed_unseen(snapshot, facts, node)
     namer = Namer(run.microscope, run.events)
     looker = partial(look_again, recorder.tape, names, run)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
@@ -122,6 +126,14 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
         replay=replace(facts, reproduced=exact, reasons=facts.reasons + tuple(doubts)),
         expected=expected_of(ops, finding.path),
     )
+
+
+def _computed_unseen(snapshot: Snapshot, facts: ReplayFacts, node: str) -> Snapshot:
+    """A value made by compiled code outside the watched modules: the node is known, what it ran is not."""
+    name = node.removesuffix("Backward")
+    reason = f"the value came out of {name}, code outside the watched modules whose ops are not seen (torch.compile)"
+    origin = Origin(op=name, module=None, autograd_node=node)
+    return replace(snapshot, phase="loss", origin=origin, replay=replace(facts, reasons=(*facts.reasons, reason)))
 
 
 # The symptom
