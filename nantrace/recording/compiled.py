@@ -46,9 +46,9 @@ class CompiledInPlace:
             try:
                 result = theirs(*args, **kwargs)
             except BaseException:
-                self._ends(root, args, None, None, True)
+                self._ends(root, args, None)
                 raise
-            self._ends(root, args, kwargs, result, False)
+            self._ends(root, args, kwargs, result)
             return result
 
         return call
