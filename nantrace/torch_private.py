@@ -156,7 +156,8 @@ def forget_kwargs_flag(handle: Any) -> None:
     getattr(torch.nn.modules.module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
 
-HookTable = OrderedDict[int, Callable[[torch.Tensor], torch.Tensor | None]]
+GradientHook = Callable[[torch.Tensor], torch.Tensor | None]
+HookTable = OrderedDict[int, GradientHook]
 
 
 def observe_gradient(tensor: torch.Tensor, hooks: HookTable) -> None:
