@@ -197,7 +197,11 @@ def is_zero_tensor(tensor: torch.Tensor) -> bool:
 
 
 def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The tensor that this one is a view of, or None: `as_subclass` makes views that no dispatch mode is shown."""
+    """The tensor that this one is a view of, or None.
+
+    What is written through one view shows in every other one, and `as_subclass` makes views that no dispatch mode is
+    shown. Gone: such values would come from outside in a replay.
+    """
     return tensor._base
 
 
