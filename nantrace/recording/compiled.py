@@ -46,9 +46,9 @@ class CompiledInPlace:
             try:
                 result = theirs(*args, **kwargs)
             except BaseException:
-                self._ends(root, args, None, None, True)
+                self._ends(root, args, None)  # as torch tells of a call that an exception left
                 raise
-            self._ends(root, args, kwargs, result, False)
+            self._ends(root, args, kwargs, result)
             return result
 
         return call
