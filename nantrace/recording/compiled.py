@@ -46,7 +46,7 @@ class CompiledInPlace:
             try:
                 result = theirs(*args, **kwargs)
             except BaseException:
-                self._ends(root, args, None)
+                self._ends(root, args, None)  # as torch tells of a call that an exception left
                 raise
             self._ends(root, args, kwargs, result)
             return result
