@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import NumericalAnomalyWarning as NumericalAnomalyWarning
     from .errors import OptionError as OptionError
     from .errors import RenderError as RenderError
+    from .errors import TraceError as TraceError
     from .errors import WatchError as WatchError
     from .explaining import report_of as report_of
     from .model import Cause as Cause
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .report import Report as Report
     from .tracer import Tracer as Tracer
     from .tracer import watch as watch
+    from .unwatched import trace as trace
 
 __version__ = "0.1.0"
 
@@ -42,10 +44,12 @@ _HOMES = {
     "RenderError": "errors",
     "Report": "report",
     "TensorSummary": "model",
+    "TraceError": "errors",
     "Tracer": "tracer",
     "WatchError": "errors",
     "load": "dump",
     "report_of": "explaining",
+    "trace": "unwatched",
     "watch": "tracer",
 }
 

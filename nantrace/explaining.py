@@ -8,8 +8,8 @@ from dataclasses import replace
 from .model import ExceptionFacts, ReplayFacts, Snapshot, Symptom
 from .recording.recorder import Recorder
 from .report import Report
+from .tracing.environment import environment
 from .tracing.indexing import index_failure
-from .tracing.trace import environment
 
 _ATTRIBUTE = "__nantrace_report__"
 

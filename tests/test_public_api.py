@@ -22,11 +22,13 @@ PUBLIC = [
     "RenderError",
     "Report",
     "TensorSummary",
+    "TraceError",
     "Tracer",
     "WatchError",
     "__version__",
     "load",
     "report_of",
+    "trace",
     "watch",
 ]
 

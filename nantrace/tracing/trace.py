@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import Any
 
 import torch
 
-from .. import __version__
 from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
 from ..recording.frames import innermost_outside_torch, source_at
@@ -21,6 +17,7 @@ from ..recording.recorder import Recorder
 from ..recording.tape import EXTERNAL as FROM_OUTSIDE
 from ..recording.tape import GRADIENT, Token
 from ..torch_private import sparse_values
+from .environment import environment
 from .examples import example_of, example_of_derivative
 from .microscope import Seen
 from .naming import Namer
@@ -287,24 +284,3 @@ def bare(alarm: Alarm, recorder: Recorder, fault: Exception) -> Snapshot:
     )
     reason = f"tracing failed with a fault of nantrace's own: {type(fault).__name__}: {fault}"
     return _without_replay(snapshot, alarm, ReplayFacts(None, (reason,)))
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices and time, as a report needs them."""
-    return {
-        "nantrace": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
-        "threads": torch.get_num_threads(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "rank": _rank(),
-    }
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank())
-    return 0
