@@ -24,9 +24,11 @@ from .errors import (
     WatchError,
 )
 from .recording.alarm import Alarm
+from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
 from .report import Report
 from .tracing.trace import trace
+from .tracing.unreplayed import explain_loss
 
 log = logging.getLogger("nantrace")
 
@@ -162,6 +164,8 @@ class Tracer:
             statistics=self.options.level == "module",
             strict=self.options.strict,
             on_alarm=self._on_alarm,
+            explain_loss=self._explain_loss,
+            intervals=None if self.options.replay else ModuleIntervals(),
         )
         recorder.start()
         self._recorder = recorder
@@ -208,11 +212,7 @@ class Tracer:
     # An alarm
 
     def _on_alarm(self, alarm: Alarm) -> None:
-        if (
-            self._last_anomaly is not None
-            and alarm.step <= self._last_anomaly + 1
-            and self.options.on_anomaly != "raise"
-        ):
+        if self._is_repeated(alarm.step) and self.options.on_anomaly != "raise":
             self._last_anomaly = alarm.step
             self.repeated += 1
             return
@@ -234,6 +234,16 @@ class Tracer:
             warnings.warn(NumericalAnomalyWarning("\n" + report.text()), stacklevel=_outside())
         else:
             raise NumericalAnomaly(report)
+
+    def _explain_loss(self, root: torch.Tensor) -> Any:
+        """Read the live graph of a bad loss while it is there: a replay of the step may fail."""
+        recorder = self._recorder
+        if recorder is None or (self._is_repeated(recorder.clock.step) and self.options.on_anomaly != "raise"):
+            return None
+        return explain_loss(root, recorder)
+
+    def _is_repeated(self, step: int) -> bool:
+        return self._last_anomaly is not None and step <= self._last_anomaly + 1
 
     def _count_as_contained(self) -> None:
         """A result without gradients that holds values written on purpose is no anomaly."""

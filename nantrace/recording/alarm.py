@@ -31,6 +31,7 @@ class Alarm:
     optimizer: torch.optim.Optimizer | None = None
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
+    explanation: Any = None  # what the live autograd graph said of the loss before its backward freed it
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class Pending:
     value: float
     before: dict[int, tuple[int, int]]  # parameter -> identity and version of its gradient before the backward
     gradients: dict[int, tuple[int, int]]  # the same after it, of the parameters that it gave a gradient
+    explanation: Any = None
 
     def still_there(self, parameters: Sequence[Named]) -> bool:
         """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""

@@ -98,4 +98,5 @@ class EngineRecorder:
             if value is not None:
                 session.ring.loss = value
                 if not math.isfinite(value):
-                    session.pending = Pending(token, value, session.gradients.identities(), {})
+                    explanation = session.explain_loss(root)
+                    session.pending = Pending(token, value, session.gradients.identities(), {}, explanation)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..torch_private import inside_functorch
+from ..torch_private import inside_functorch, sequence_number
 from .alarm import Alarm, Named
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
@@ -81,6 +81,7 @@ class GlueRecorder:
                 raw_stack_here(3),
                 random if draws else None,
                 writes,
+                sequence_number() - 1 if any(operand.requires_grad for operand in operands) else -1,
             )
             for target in targets:
                 known = tape.known(target)
@@ -177,7 +178,7 @@ class GlueRecorder:
         if pending is not None and pending.still_there(writes):
             session.pending = None
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
-            alarm.value = pending.value
+            alarm.value, alarm.explanation = pending.value, pending.explanation
             return alarm
         bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
         if not bad:

@@ -20,6 +20,7 @@ from .engine import EngineRecorder, Ticket
 from .glue import GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
+from .intervals import ModuleIntervals
 from .names import ModuleNames
 from .ring import Ring
 from .session import Session
@@ -44,11 +45,15 @@ class Recorder:
         statistics: bool,
         strict: bool,
         on_alarm: Callable[[Alarm], None],
+        explain_loss: Callable[[torch.Tensor], Any],
+        intervals: ModuleIntervals | None = None,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
         self.session = Session(names, Ring(capacity), tape, StepClock(names), on_alarm, strict, Gradients(names))
+        self.session.explain_loss = explain_loss
+        self.intervals = intervals
         self._updates = UpdateRecorder(self.session)
         self._calls = CallRecorder(self.session, self._updates.repair, statistics=statistics)
         self._engine = EngineRecorder(self.session, self._calls.weights)
@@ -108,22 +113,29 @@ class Recorder:
     def start(self) -> None:
         """Begin to listen. The glue mode goes on this thread's stack."""
         patches.listen(self)
+        if self.intervals is not None:
+            self.intervals.listen_to(self.session)
         self.session.listening = True
         try:
             self.session.mode.__enter__()
         except BaseException:
-            patches.stop_listening(self)
+            self._stop_listening()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
-        patches.stop_listening(self)
+        self._stop_listening()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])
         self.session.mode.__exit__(None, None, None)
         self.session.calls.clear()
+
+    def _stop_listening(self) -> None:
+        patches.stop_listening(self)
+        if self.intervals is not None:
+            self.intervals.stop()
 
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""

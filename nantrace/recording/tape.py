@@ -105,6 +105,7 @@ class GlueOp:
     stack: RawStack
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
+    sequence: int = -1  # of its autograd node: ties a node of the live graph to its line
 
 
 @dataclass(slots=True)

@@ -102,7 +102,7 @@ class UpdateRecorder:
         if pending.still_there(self._watched(optimizer)):
             where = f"GradScaler was about to step {type(optimizer).__name__}"
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=raw_stack_here(3))
-            alarm.value, alarm.optimizer = pending.value, optimizer
+            alarm.value, alarm.optimizer, alarm.explanation = pending.value, optimizer, pending.explanation
             above = session.quiet()
             try:
                 session.raise_alarm(alarm)
@@ -144,7 +144,7 @@ class UpdateRecorder:
         if pending is not None:
             if pending.still_there(parameters):
                 alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=raw_stack_here(5))
-                alarm.value = pending.value
+                alarm.value, alarm.explanation = pending.value, pending.explanation
                 return alarm
             session.contained += 1
         if not math.isfinite(norm):

@@ -52,8 +52,15 @@ class AutogradGraph:
 
 def read_graph(tensors: list[torch.Tensor]) -> AutogradGraph:
     """Read the graph upstream of these tensors. Changes nothing, and runs nothing of the program's."""
+    graph = read_nodes([tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None])
+    graph.roots = [(graph.by_node[one.grad_fn], one.output_nr, one) for one in tensors if one.grad_fn is not None]
+    return graph
+
+
+def read_nodes(roots: list[Any]) -> AutogradGraph:
+    """Read the graph upstream of these nodes."""
     found: dict[Any, GraphNode] = {}
-    roots = [(_node(found, one.grad_fn), one.output_nr, one) for one in tensors if one.grad_fn is not None]
+    starts = [_node(found, root) for root in roots]
     waiting = list(found.values())
     cut = False
     while waiting:
@@ -71,10 +78,10 @@ def read_graph(tensors: list[torch.Tensor]) -> AutogradGraph:
                 known = _node(found, upstream)
                 waiting.append(known)
             one.edges.append((known, output))
-    nodes = _in_order([root for root, _, _ in roots])
+    nodes = _in_order(starts)
     for number, one in enumerate(nodes):
         one.id = number
-    return AutogradGraph(nodes, roots, found, cut)
+    return AutogradGraph(nodes, [], found, cut)
 
 
 def _node(found: dict[Any, GraphNode], node: Any) -> GraphNode:

@@ -12,13 +12,13 @@ import torch
 
 from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
-from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.recorder import Recorder
 from ..recording.tape import EXTERNAL as FROM_OUTSIDE
 from ..recording.tape import GRADIENT, Token
 from ..torch_private import sparse_values
 from .environment import environment
 from .examples import example_of, example_of_derivative
+from .live import Explanation
 from .microscope import Seen
 from .naming import Namer
 from .optimizers import optimizer_facts, origin_in_optimizer
@@ -28,6 +28,7 @@ from .run import Run
 from .schema import PLUMBING
 from .sources import Owners, labels_for
 from .summaries import describe, same_bits, spread_bad_elements
+from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
@@ -63,7 +64,8 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         reasons = ("the optimizer's step is not replayed: the weights from before it are gone",)
         return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
     if not replaying:
-        return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))
+        facts = ReplayFacts(None, ("replay is switched off (replay=False)",))
+        return without_replay(snapshot, alarm, recorder, facts)
     tokens = _tokens(alarm, recorder)
     run = replay(recorder.tape, recorder.names, tokens, any(token.kind == GRADIENT for token in tokens))
     return _from_run(snapshot, alarm, recorder, run, tokens)
@@ -74,19 +76,26 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
     facts = ReplayFacts(None, (), len(run.microscope.ops), run.seconds, tuple(run.doubts))
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
-        return _without_replay(snapshot, alarm, replace(facts, reasons=(*facts.reasons, reason)))
+        return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
     owners = Owners(run, names, recorder.tape.data_ops)
     walk = Walk(run.microscope, owners.declares)
     start, verdict = _worst(run, walk, tokens)
     if verdict is None:
         reason = "the replay came out finite"
-        return _without_replay(snapshot, alarm, replace(facts, reproduced=False, reasons=(*facts.reasons, reason)))
+        facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
+        return without_replay(snapshot, alarm, recorder, facts)
     namer = Namer(run.microscope, run.events)
     looker = partial(look_again, recorder.tape, names, run)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
         finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
     exact, doubts = _compare(run, tokens)
+    told = alarm.explanation
+    if not exact and isinstance(told, Explanation) and told.definite and not _agree(told.origin, finding.origin):
+        other = finding.origin.op if finding.origin is not None else "nothing"
+        reason = f"a replay that differs from the live run blamed {other}: this is what the live graph says"
+        facts = replace(facts, reproduced=False, reasons=(*facts.reasons, *doubts, reason))
+        return from_explanation(replace(snapshot, replay=facts), told)
     ops = chosen_ops(run, finding.path)
     return replace(
         snapshot,
@@ -98,7 +107,7 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         ops=plain_ops(run, namer, owners, ops, finding.origin.id if finding.origin else None),
         edges=plain_edges(ops),
         ops_left_out=len(run.microscope.ops) - len(ops),
-        replay=replace(facts, reproduced=exact, reasons=facts.reasons + tuple(doubts)),
+        replay=replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts)),
         expected=expected_of(ops, finding.path),
     )
 
@@ -171,6 +180,11 @@ def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:
         if not same_bits(live.detach(), twin.detach()):
             return False, ["the replay's values differ from those of the live run"]
     return True, []
+
+
+def _agree(one: Origin | None, other: Origin | None) -> bool:
+    """Whether two ways of looking blame the same op."""
+    return one is not None and other is not None and one.op == other.op
 
 
 # The origin
@@ -253,34 +267,10 @@ def _node_made_by(seen: Seen) -> str | None:
     return node.name() if node is not None else None
 
 
-# Without a replay
-
-
-def _without_replay(snapshot: Snapshot, alarm: Alarm, facts: ReplayFacts) -> Snapshot:
-    """The best answer of the ring and the live stack: the first module whose output or gradient was not finite."""
-    kinds = ("forward", "gradient")
-    for kind in kinds:
-        for event in snapshot.history.at(snapshot.step):
-            if event.kind == kind and not event.finite:
-                module = event.module
-                origin = Origin(
-                    op=snapshot.modules.get(module, "module").lower(),
-                    module=module,
-                    module_type=snapshot.modules.get(module),
-                )
-                phase = "forward" if kind == "forward" else "backward"
-                return replace(snapshot, phase=phase, origin=origin, replay=facts)
-    position = innermost_outside_torch(alarm.stack)
-    origin_or_none = None
-    if position is not None:
-        origin_or_none = Origin(op=alarm.kind, module=None, source=source_at(alarm.stack, position))
-    return replace(snapshot, phase="loss" if alarm.kind == "loss" else "backward", origin=origin_or_none, replay=facts)
-
-
 def bare(alarm: Alarm, recorder: Recorder, fault: Exception) -> Snapshot:
     """What is known when tracing itself failed: the symptom, the history, and the fault in a sentence."""
     snapshot = Snapshot(
         alarm.step, "", _symptom(alarm), history=recorder.ring.table(alarm.step), environment=environment()
     )
     reason = f"tracing failed with a fault of nantrace's own: {type(fault).__name__}: {fault}"
-    return _without_replay(snapshot, alarm, ReplayFacts(None, (reason,)))
+    return without_replay(snapshot, alarm, None, ReplayFacts(None, (reason,)))
