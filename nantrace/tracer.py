@@ -27,6 +27,7 @@ from .recording.alarm import Alarm
 from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
 from .report import Report
+from .tracing.op_level import LiveMicroscope
 from .tracing.trace import trace
 from .tracing.unreplayed import explain_loss
 
@@ -34,7 +35,7 @@ log = logging.getLogger("nantrace")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ON_ANOMALY = ("raise", "warn")
-_LEVELS = ("module", "loss")
+_LEVELS = ("module", "op", "loss")
 _watched: list[tuple[torch.nn.Module, Tracer]] = []
 
 
@@ -79,8 +80,9 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
       (`NumericalAnomalyWarning`, the run goes on as it would have), or a function that is given the report.
     - `dump_dir`: a folder that gets one dump per anomaly. None: no file.
     - `capacity`: how many steps of statistics the ring buffer keeps (default 100).
-    - `level`: "module" (default: statistics of every module's outputs and gradients) or "loss" (only the
-      checks of loss, gradients and parameters).
+    - `level`: "module" (default: statistics of every module's outputs and gradients), "op" (every op is seen as it
+      runs: for models and streams that cannot be replayed; many times slower) or "loss" (only the checks of loss,
+      gradients and parameters).
     - `strict`: also raise on a NaN in a module's output that has no consequences.
     - `replay`: run the failing step once more to find the op (default True).
 
@@ -161,11 +163,12 @@ class Tracer:
         recorder = Recorder(
             self._modules,
             capacity=self.options.capacity,
-            statistics=self.options.level == "module",
+            statistics=self.options.level != "loss",
             strict=self.options.strict,
             on_alarm=self._on_alarm,
             explain_loss=self._explain_loss,
-            intervals=None if self.options.replay else ModuleIntervals(),
+            intervals=ModuleIntervals() if self._needs_intervals() else None,
+            observer=LiveMicroscope() if self.options.level == "op" else None,
         )
         recorder.start()
         self._recorder = recorder
@@ -240,7 +243,12 @@ class Tracer:
         recorder = self._recorder
         if recorder is None or (self._is_repeated(recorder.clock.step) and self.options.on_anomaly != "raise"):
             return None
+        if recorder.observer is not None and not recorder.observer.blind:
+            return None  # every op has been seen as it ran
         return explain_loss(root, recorder)
+
+    def _needs_intervals(self) -> bool:
+        return not self.options.replay and self.options.level != "op"
 
     def _is_repeated(self, step: int) -> bool:
         return self._last_anomaly is not None and step <= self._last_anomaly + 1

@@ -44,6 +44,11 @@ class CallRecorder:
         self._places: dict[str, list[OutputPlace]] = {}  # by module path
         self._roots = {id(root) for root in session.names.roots}
 
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._entry
+
     def begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Push the module; an outermost call becomes an entry call."""
         if is_compiling() or get_ident() != self._thread:

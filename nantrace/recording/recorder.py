@@ -17,14 +17,15 @@ from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
 from .engine import EngineRecorder, Ticket
-from .glue import GlueMode, lift, put_back
+from .glue import GlueHandler, GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
 from .intervals import ModuleIntervals
 from .names import ModuleNames
+from .observer import ObservedGlue, ObservedRecorder, OpObserver
 from .ring import Ring
 from .session import Session
-from .tape import Tape
+from .tape import EntryCall, Tape
 from .updates import UpdateRecorder
 
 MAX_TAPE_EVENTS = 20_000
@@ -47,6 +48,7 @@ class Recorder:
         on_alarm: Callable[[Alarm], None],
         explain_loss: Callable[[torch.Tensor], Any],
         intervals: ModuleIntervals | None = None,
+        observer: OpObserver | None = None,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
@@ -61,7 +63,13 @@ class Recorder:
         # bound once: a module's call happens hundreds of times a step, and every layer between costs
         self.module_begins = self._calls.begins
         self.module_ends = self._calls.ends
-        self.session.mode = GlueMode(self._glue)
+        self.observer = observer
+        self._listener: Any = self
+        handler: GlueHandler = self._glue
+        if observer is not None:
+            self._listener = ObservedRecorder(self, self.session, observer)
+            handler = ObservedGlue(self._glue, self.session, observer)
+        self.session.mode = GlueMode(handler)
 
     # What is asked of it
 
@@ -112,11 +120,13 @@ class Recorder:
 
     def start(self) -> None:
         """Begin to listen. The glue mode goes on this thread's stack."""
-        patches.listen(self)
+        patches.listen(self._listener)
         if self.intervals is not None:
             self.intervals.listen_to(self.session)
         self.session.listening = True
         try:
+            if self.observer is not None:
+                self._listener.start()
             self.session.mode.__enter__()
         except BaseException:
             self._stop_listening()
@@ -130,10 +140,12 @@ class Recorder:
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])
         self.session.mode.__exit__(None, None, None)
+        if self.observer is not None:
+            self._listener.take_off()
         self.session.calls.clear()
 
     def _stop_listening(self) -> None:
-        patches.stop_listening(self)
+        patches.stop_listening(self._listener)
         if self.intervals is not None:
             self.intervals.stop()
 
@@ -150,6 +162,11 @@ class Recorder:
         elif session.pending is not None:
             session.contained += 1
         session.pending = None
+
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._calls.entry
 
     # What it is told
 

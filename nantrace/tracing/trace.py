@@ -21,6 +21,7 @@ from .examples import example_of, example_of_derivative
 from .live import Explanation
 from .microscope import Seen
 from .naming import Namer
+from .op_level import LiveMicroscope
 from .optimizers import optimizer_facts, origin_in_optimizer
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import look_again, replay
@@ -63,6 +64,9 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         origin = origin_in_optimizer(alarm, recorder.names)
         reasons = ("the optimizer's step is not replayed: the weights from before it are gone",)
         return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
+    live = recorder.observer
+    if isinstance(live, LiveMicroscope):
+        return _seen_live(snapshot, alarm, recorder, live)
     if not replaying:
         facts = ReplayFacts(None, ("replay is switched off (replay=False)",))
         return without_replay(snapshot, alarm, recorder, facts)
@@ -84,11 +88,8 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
-    namer = Namer(run.microscope, run.events)
     looker = partial(look_again, recorder.tape, names, run)
-    finding = _find(run, walk, owners, namer, start, verdict, looker)
-    if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
-        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
+    finding, namer = _found(alarm, run, walk, owners, start, verdict, looker)
     exact, doubts = _compare(run, tokens)
     told = alarm.explanation
     if not exact and isinstance(told, Explanation) and told.definite and not _agree(told.origin, finding.origin):
@@ -96,6 +97,45 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         reason = f"a replay that differs from the live run blamed {other}: this is what the live graph says"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, *doubts, reason))
         return from_explanation(replace(snapshot, replay=facts), told)
+    snapshot = replace(snapshot, replay=replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts)))
+    return _with_finding(snapshot, run, owners, namer, finding, verdict)
+
+
+def _seen_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, live: LiveMicroscope) -> Snapshot:
+    """level="op": the step's ops were seen as they ran; the walk reads their records."""
+    facts = ReplayFacts(None, ('every op was seen as it ran (level="op")',), len(live.ops))
+    if live.blind:
+        facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
+        return without_replay(snapshot, alarm, recorder, facts)
+    tokens = _tokens(alarm, recorder)
+    run = live.run([parameter for parameter, _ in recorder.names.parameters.values()])
+    for token in tokens:
+        tensor = token.ref()
+        if tensor is not None:
+            run.twins[id(token)] = run.gradients[token.owner] = tensor
+    owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    walk = Walk(run.microscope, owners.declares)
+    start, verdict = _worst(run, walk, tokens)
+    if verdict is None:
+        reason = "the tensor that was noticed is gone"
+        return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
+    finding, namer = _found(alarm, run, walk, owners, start, verdict, live.forward_operands)
+    return _with_finding(replace(snapshot, replay=facts), run, owners, namer, finding, verdict)
+
+
+def _found(
+    alarm: Alarm, run: Run, walk: Walk, owners: Owners, start: State | None, verdict: Verdict, looker: Looker
+) -> tuple[Finding, Namer]:
+    namer = Namer(run.microscope, run.events)
+    finding = _find(run, walk, owners, namer, start, verdict, looker)
+    if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
+        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
+    return finding, namer
+
+
+def _with_finding(
+    snapshot: Snapshot, run: Run, owners: Owners, namer: Namer, finding: Finding, verdict: Verdict
+) -> Snapshot:
     ops = chosen_ops(run, finding.path)
     return replace(
         snapshot,
@@ -107,7 +147,6 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         ops=plain_ops(run, namer, owners, ops, finding.origin.id if finding.origin else None),
         edges=plain_edges(ops),
         ops_left_out=len(run.microscope.ops) - len(ops),
-        replay=replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts)),
         expected=expected_of(ops, finding.path),
     )
 
