@@ -14,7 +14,7 @@ import torch
 from .autograd_graph import GraphNode
 from .microscope import Kept, Seen
 from .place import place_of
-from .reach import Index, Region, everything, regions
+from .reach import Index, Region, broadcast, everything, regions
 from .recipes import Operand
 from .reconstruction import Reconstruction
 from .schema import PLUMBING, has_literal
@@ -31,6 +31,7 @@ _CARRIERS = PLUMBING | {
     "embedding", "threshold", "CopySlices", "copy_slices", "tril", "triu", "diagonal", "scatter", "maximum", "minimum",
 }  # fmt: skip
 _OVER_ROWS = frozenset({"softmax", "log_softmax", "logsumexp", "scaled_dot_product_flash_attention"})
+_MASKING = frozenset({"add", "where", "masked_fill", "baddbmm", "addmm"})
 _WRITERS_OF_LITERALS = frozenset({"where", "masked_fill", "index_put", "fill", "constant_pad_nd"})
 
 
@@ -106,9 +107,12 @@ class GraphWalk(Walk):
 
     def _after_open(self, seen: Seen, state: State, found: list[tuple[Verdict, State | None]]) -> Verdict:
         """An operand is not known, and nor is what went into it."""
+        if self._divides_by_zero(seen, state):
+            self._doubt("what was divided by zero is not saved in the graph: it is taken for finite")
+            return Verdict(GENERATED, state)
         if seen.facts.name in _OVER_ROWS and self._is_nan(state):
             writers = {self.values.seen(v.state.op).facts.name for v, _ in found if v.state is not None}
-            if writers <= {"add", "where", "masked_fill"}:
+            if writers <= _MASKING:
                 self._doubt(f"what was added to the operand of {seen.facts.name} is not saved: it is taken for a mask")
                 return Verdict(GENERATED, state)
         carried = not self._bad_operands(seen) and all(
@@ -118,6 +122,13 @@ class GraphWalk(Walk):
             self._doubt(f"the operand of {seen.facts.name} is not saved in the graph: it is taken for finite")
             return Verdict(GENERATED, state)
         return _passed_on(found)
+
+    def _divides_by_zero(self, seen: Seen, state: State) -> bool:
+        """Whether a known denominator is zero where the result is bad: it is, whatever was divided by it."""
+        if seen.facts.name not in ("div", "true_divide") or state.index == WHOLE or not self._known(state):
+            return False
+        below = next((kept for kept in seen.kept_inputs if kept.name == "other"), None)
+        return below is not None and value_at(below.tensor, _element(below, state.index)) == 0
 
     def _bad_operands(self, seen: Seen) -> bool:
         return any(first_bad_element(kept.tensor) is not None for kept in seen.kept_inputs)
@@ -169,6 +180,10 @@ class GraphWalk(Walk):
         if state.index != WHOLE:
             return math.isnan(value_at(value, state.index))
         return bool(torch.isnan(value).any())
+
+
+def _element(kept: Kept, index: Index) -> Index:
+    return tuple(i for i in broadcast(index, kept.place.shape) if isinstance(i, int))
 
 
 def declared(source: Source) -> bool:
