@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .model import Cause as Cause
     from .model import Remedy as Remedy
     from .model import TensorSummary as TensorSummary
+    from .recording.expecting import expect_nonfinite as expect_nonfinite
     from .report import Report as Report
     from .tracer import Tracer as Tracer
     from .tracer import watch as watch
@@ -47,6 +48,7 @@ _HOMES = {
     "TraceError": "errors",
     "Tracer": "tracer",
     "WatchError": "errors",
+    "expect_nonfinite": "recording.expecting",
     "load": "dump",
     "report_of": "explaining",
     "trace": "unwatched",

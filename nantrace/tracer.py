@@ -23,7 +23,7 @@ from .errors import (
     OptionError,
     WatchError,
 )
-from .recording.alarm import Alarm
+from .recording.alarm import Alarm, first_bad, gradients_of
 from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
 from .report import Report
@@ -225,7 +225,7 @@ class Tracer:
         report = self._report_of(alarm)
         if report is None:
             return
-        if alarm.kind == "result" and report.snapshot.symptom.declared:
+        if self._is_meant(alarm, report):
             self._count_as_contained()
             return
         self.reports.append(report)
@@ -253,8 +253,17 @@ class Tracer:
     def _is_repeated(self, step: int) -> bool:
         return self._last_anomaly is not None and step <= self._last_anomaly + 1
 
+    def _is_meant(self, alarm: Alarm, report: Report) -> bool:
+        """Values that the program wrote on purpose in a result, and declared ones in a loss with finite gradients."""
+        if alarm.kind == "result":
+            return report.snapshot.symptom.declared
+        recorder = self._recorder
+        if alarm.kind != "loss" or not alarm.meant or recorder is None:
+            return False
+        return not first_bad(gradients_of([(name, p) for p, name in recorder.names.parameters.values()]))
+
     def _count_as_contained(self) -> None:
-        """A result without gradients that holds values written on purpose is no anomaly."""
+        """Values that are meant are no anomaly."""
         self._last_anomaly = None
         if self._recorder is not None:
             self._recorder.session.contained += 1

@@ -26,6 +26,7 @@ PUBLIC = [
     "Tracer",
     "WatchError",
     "__version__",
+    "expect_nonfinite",
     "load",
     "report_of",
     "trace",

@@ -32,6 +32,8 @@ class Alarm:
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
     explanation: Any = None  # what the live autograd graph said of the loss before its backward freed it
+    within: str | None = None  # strict: the module whose output held NaN; the tokens are the entry calls' results
+    meant: bool = False  # found by the tracer: the value was declared with `expect_nonfinite`
 
 
 @dataclass(slots=True)

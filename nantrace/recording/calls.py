@@ -16,6 +16,7 @@ from ..torch_private import inside_functorch, inside_jit_trace, observe_gradient
 from .alarm import Alarm
 from .buffers import BufferKeeper
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .flatten import tensors_in
 from .frames import raw_stack_here
 from .numpy_random import NumpyStream
@@ -162,6 +163,7 @@ class CallRecorder:
             buffers=self._buffers.before(tree.buffer_owners),
             stack=raw_stack_here(5),
             swapped=[(owner, name, session.tape.token(now)) for owner, name, now in tree.swapped()],
+            expected=expecting(),
         )
 
     def _entry_ends(self, kwargs: Any, output: Any, failed: bool) -> None:
@@ -199,6 +201,9 @@ class CallRecorder:
             if not is_finite(tensor) and bool(torch.isnan(tensor.detach()).any())
         ]
         if not bad:
+            return None
+        if entry.expected:
+            self._session.contained += 1
             return None
         call = f"the result of {entry.path or type(entry.module).__name__}, called without gradients, holds NaN"
         return Alarm("result", call, self._session.clock.step, tokens=bad, stack=entry.stack)

@@ -10,6 +10,7 @@ import torch
 from ..torch_private import EngineArguments
 from .alarm import Pending, scalar_value
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EngineCall, Token
@@ -45,6 +46,7 @@ class EngineRecorder:
                 accumulate=call.accumulate,
                 grad=torch.is_grad_enabled(),
                 stack=raw_stack_here(4),
+                expected=expecting(),
             )
             tape.add(event)
             if call.accumulate:
@@ -97,6 +99,8 @@ class EngineRecorder:
             value = scalar_value(scaled[1] if scaled is not None and scaled[0]() is root else root)
             if value is not None:
                 session.ring.loss = value
-                if not math.isfinite(value):
+                if not math.isfinite(value) and expecting():
+                    session.contained += 1
+                elif not math.isfinite(value):
                     explanation = session.explain_loss(root)
                     session.pending = Pending(token, value, session.gradients.identities(), {}, explanation)

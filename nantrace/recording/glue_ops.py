@@ -11,6 +11,7 @@ import torch
 
 from ..torch_private import inside_functorch, sequence_number
 from .alarm import Alarm, Named
+from .expecting import expecting
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
@@ -82,6 +83,7 @@ class GlueRecorder:
                 random if draws else None,
                 writes,
                 sequence_number() - 1 if any(operand.requires_grad for operand in operands) else -1,
+                expecting(),
             )
             for target in targets:
                 known = tape.known(target)
@@ -102,6 +104,7 @@ class GlueRecorder:
             names = frame.f_locals
             args = tape.tokens_for(names["args"])
             event = FunctionCall(names["cls"], args, raw_stack(frame.f_back), True, torch_random_now())
+            event.expected = expecting()
             tape.add(event)
             self._applying = (frame, event)
         call = self._applying[1]

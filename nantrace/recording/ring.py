@@ -97,6 +97,14 @@ class Ring:
         self._labels.append(label)
         return number
 
+    def first_nan(self) -> str | None:
+        """The module path of the running step's first output that holds NaN (reads each device once)."""
+        bad = {device: torch.isnan(board.rows()[:, 0]).tolist() for device, board in self._boards.items() if board.used}
+        for label, (device, row) in zip(self._labels, self._where, strict=True):
+            if label[0] == "forward" and bad[device][row]:
+                return label[1]
+        return None
+
     def peek(self, number: int) -> torch.Tensor:
         """The four numbers of an event of the running step, on its device."""
         device = self._labels[number][5]

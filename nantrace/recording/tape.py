@@ -91,6 +91,7 @@ class EntryCall:
     outputs: list[Token] = field(default_factory=list)
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
     failed: bool = False  # an exception left the call
+    expected: bool = False  # called inside `expect_nonfinite`
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class GlueOp:
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
     sequence: int = -1  # of its autograd node: ties a node of the live graph to its line
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class FunctionCall:
     random: RandomState
     outputs: list[Token] = field(default_factory=list)  # everything that its forward made
     results: dict[int, Token] = field(default_factory=dict)  # output number -> its token, once something reads it
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -145,6 +148,7 @@ class EngineCall:
     grad: bool
     stack: RawStack
     outputs: list[Token | None] = field(default_factory=list)  # for `autograd.grad`
+    expected: bool = False
 
 
 @dataclass(slots=True)

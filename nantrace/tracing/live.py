@@ -57,6 +57,7 @@ class Explanation:
     edges: tuple[Edge, ...] = ()
     source: BadSource | None = None
     declared: bool = False
+    meant: bool = False  # declared with `expect_nonfinite`
     definite: bool = False  # the op and its operands are known, nothing was guessed
     reasons: list[str] = field(default_factory=list)  # what the graph could not say, in sentences
     doubts: list[str] = field(default_factory=list)  # what was taken for granted
@@ -91,7 +92,8 @@ class _Telling:
             return self._tell_open(start, states)
         blamed = self._blamed(states, verdict)
         home = self.places.home(self.graph.nodes[blamed.op])
-        told = Explanation(home.phase, self._origin(blamed, home), declared=verdict.kind == DECLARED)
+        told = Explanation(home.phase, self._origin(blamed, home), meant=home.expected)
+        told.declared = verdict.kind == DECLARED or home.expected
         path = [state.op for state in states]
         path = list(dict.fromkeys(path[path.index(blamed.op) :] if blamed.op in path else path))
         if verdict.kind == EXTERNAL and verdict.source is not None:
@@ -114,7 +116,7 @@ class _Telling:
             home = self.places.home(self.graph.nodes[start.op])
             listed = ", ".join(dict.fromkeys(self._name(number) for number in (able or numbers)[:8]))
             reasons.append(f"which of the ops upstream made the value is not known; those that could: {listed}")
-            return Explanation(home.phase, None, reasons=reasons)
+            return Explanation(home.phase, None, meant=home.expected, reasons=reasons)
         blamed = next((state for state in states if state.op == able[0]), State(able[0], 0, WHOLE))
         home = self.places.home(self.graph.nodes[blamed.op])
         told = Explanation(home.phase, self._origin(blamed, home), reasons=reasons)

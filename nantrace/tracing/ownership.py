@@ -30,6 +30,7 @@ class Home:
     module_type: str | None = None
     source: Source | None = None
     certain: bool = True
+    expected: bool = False  # inside `expect_nonfinite`
 
 
 class Nowhere:

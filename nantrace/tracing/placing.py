@@ -41,7 +41,8 @@ class ByRecord:
         event = self._glue.get(sequence)
         if event is not None:
             position = innermost_outside_torch(event.stack)
-            return Home("loss", source=source_at(event.stack, position) if position is not None else None)
+            source = source_at(event.stack, position) if position is not None else None
+            return Home("loss", source=source, expected=event.expected)
         if self._intervals is not None:
             interval = self._intervals.holding(sequence)
             if interval is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from math import prod
+from math import isnan, prod
 
 import torch
 
@@ -28,7 +28,7 @@ from .replay import look_again, replay
 from .run import Run
 from .schema import PLUMBING
 from .sources import Owners, labels_for
-from .summaries import describe, same_bits, spread_bad_elements
+from .summaries import describe, first_bad_element, same_bits, spread_bad_elements
 from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
@@ -83,7 +83,7 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
     owners = Owners(run, names, recorder.tape.data_ops)
     walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens)
+    start, verdict = _worst(run, walk, tokens) if alarm.within is None else _within(run, walk)
     if verdict is None:
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
@@ -115,7 +115,7 @@ def _seen_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, live: LiveM
             run.twins[id(token)] = run.gradients[token.owner] = tensor
     owners = Owners(run, recorder.names, recorder.tape.data_ops)
     walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens)
+    start, verdict = _worst(run, walk, tokens) if alarm.within is None else _within(run, walk)
     if verdict is None:
         reason = "the tensor that was noticed is gone"
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
@@ -126,6 +126,9 @@ def _seen_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, live: LiveM
 def _found(
     alarm: Alarm, run: Run, walk: Walk, owners: Owners, start: State | None, verdict: Verdict, looker: Looker
 ) -> tuple[Finding, Namer]:
+    alarm.meant = (
+        verdict.kind == DECLARED and verdict.state is not None and run.microscope.op(verdict.state.op).expected
+    )
     namer = Namer(run.microscope, run.events)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
@@ -147,7 +150,7 @@ def _with_finding(
         ops=plain_ops(run, namer, owners, ops, finding.origin.id if finding.origin else None),
         edges=plain_edges(ops),
         ops_left_out=len(run.microscope.ops) - len(ops),
-        expected=expected_of(ops, finding.path),
+        expected=expected_of(run, finding.path),
     )
 
 
@@ -162,6 +165,8 @@ def _symptom(alarm: Alarm) -> Symptom:
     elif alarm.kind == "parameter":
         name, parameter = alarm.named[0]
         summary = describe(parameter.detach(), name, f"parameter {name}")
+    elif alarm.within is not None:
+        name = alarm.within
     elif alarm.tokens and (tensor := alarm.tokens[0].ref()) is not None:
         summary = describe(tensor.detach())
     kind = {"write": "gradient"}.get(alarm.kind, alarm.kind)
@@ -206,6 +211,23 @@ def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Ver
     if not found:
         return None, None
     return min(found, key=lambda pair: (pair[1].kind == DECLARED, pair[1].order))
+
+
+def _within(run: Run, walk: Walk) -> tuple[State | None, Verdict | None]:
+    """strict: the first NaN that an op of a module made, be it without consequences; declared ones only if all are."""
+    found: list[tuple[State | None, Verdict]] = []
+    for seen in run.microscope.ops:
+        if seen.glue or seen.backward:
+            continue
+        for output in seen.bad:
+            bad = first_bad_element(seen.kept_outputs[output].tensor)
+            if bad is not None and isnan(bad[1]):
+                state = State(seen.id, output, bad[0])
+                verdict = walk.judge(state)
+                found.append((state, verdict))
+                if verdict.kind != DECLARED:
+                    return state, verdict
+    return found[0] if found else (None, None)
 
 
 def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:

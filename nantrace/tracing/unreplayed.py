@@ -37,8 +37,10 @@ def without_replay(snapshot: Snapshot, alarm: Alarm, recorder: Recorder | None, 
     """The snapshot with the best answer that there is, and what it rests on."""
     snapshot = replace(snapshot, replay=facts)
     told = alarm.explanation
-    if isinstance(told, Explanation) and told.origin is not None:
-        return from_explanation(snapshot, told)
+    if isinstance(told, Explanation):
+        alarm.meant = told.meant
+        if told.origin is not None:
+            return from_explanation(snapshot, told)
     if alarm.kind in ("gradient", "write") and recorder is not None:
         found = apart(lambda: born_in_backward(snapshot, recorder))
         if found is not None:
