@@ -13,6 +13,7 @@ from ..recording.recorder import Recorder
 from ..recording.tape import EntryCall
 from .microscope import FailedOp
 from .naming import entry_source
+from .op_level import LiveMicroscope
 from .replay import replay
 from .schema import facts_of, operands, scalars
 from .summaries import describe
@@ -31,6 +32,8 @@ def index_failure(error: Exception, recorder: Recorder) -> Found | None:
     if live is not None and live[4] is error:
         func, args, kwargs, stack, _ = live
         failed, replayed = FailedOp(facts_of(func), args, kwargs, None, None, True, stack, error), False
+    elif (seen := _failed_live(error, recorder)) is not None:
+        failed, replayed = seen, False
     else:
         found = _failed_in_replay(error, recorder)
         if found is None:
@@ -40,6 +43,14 @@ def index_failure(error: Exception, recorder: Recorder) -> Found | None:
     if index is None:
         return None
     return _origin(failed), index, "loss" if failed.glue else "forward", replayed
+
+
+def _failed_live(error: Exception, recorder: Recorder) -> FailedOp | None:
+    """The op that raised, where every op is observed."""
+    live = recorder.observer
+    if not isinstance(live, LiveMicroscope) or live.failed is None or live.failed.error is not error:
+        return None
+    return live.failed
 
 
 def _failed_in_replay(error: Exception, recorder: Recorder) -> FailedOp | None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from ..recording.flatten import tensors_in
 from ..recording.frames import RawStack, is_torch
 from ..recording.names import ModuleNames
-from ..recording.tape import EngineCall, EntryCall, TapeEvent
+from ..recording.tape import EngineCall, EntryCall, GlueOp, TapeEvent
 from ..torch_private import running_node, saved_by
 from .backward import ENGINE_CODES
 from .microscope import FailedOp, Kept, Microscope, Seen
+from .place import place_of
 from .playing import FUNCTION_CODE
 from .run import Run
 from .schema import OpFacts, facts_of, operands
@@ -49,10 +51,12 @@ class LiveMicroscope(Microscope):
         self._captured: dict[int, Seen] = {}
         self._held: dict[int, list[Kept]] = {}
         self._faults = 0
+        self._names: ModuleNames | None = None
 
     def begin(self, names: ModuleNames) -> None:
         """The watch begins: know its modules."""
         self._module_path = lambda module: names.path(module, look_again=False)
+        self._names = names
 
     # What ran
 
@@ -154,7 +158,7 @@ class LiveMicroscope(Microscope):
     def glue_ran(self, event: TapeEvent | None) -> None:
         """The ops that wait belong to this event; those on data alone to none."""
         waiting, self._waiting = self._waiting, []
-        if event is None or not waiting:
+        if event is None or not waiting or self._writes_parameter(event, waiting):
             return
         if not self.events or self.events[-1] is not event:
             self.events.append(event)
@@ -164,6 +168,14 @@ class LiveMicroscope(Microscope):
             self._observe(*one)
         self.resume()
         self.event = -1
+
+    def _writes_parameter(self, event: TapeEvent, waiting: list[tuple[Any, ...]]) -> bool:
+        """Whether loss code writes into a watched parameter: what it then holds counts as the parameter's own."""
+        if not isinstance(event, GlueOp) or not event.writes or self._names is None:
+            return False
+        places = {p.untyped_storage().data_ptr() for p, _ in self._names.parameters.values()}
+        written = (t for _, facts, args, *_ in waiting for i in facts.written for t in tensors_in(args[i : i + 1]))
+        return any(place_of(tensor).storage in places for tensor in written)
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Know which module the next ops belong to; one outside every watched module's call is nobody's."""
@@ -210,13 +222,11 @@ class LiveMicroscope(Microscope):
 
     # What it makes of it
 
-    def run(self, parameters: list[torch.nn.Parameter]) -> Run:
-        """What was seen, as a replay would have left it."""
+    def run(self, needed: list[TapeEvent]) -> Run:
+        """What was seen, as a replay would have left it. `needed` is what the symptom depends on."""
         run = Run(self, self.events, {}, {}, [])
-        run.parameters = parameters
-        run.first_accumulation = next(
-            (i for i, event in enumerate(self.events) if isinstance(event, EngineCall) and event.accumulate), None
-        )
+        chosen = {id(event) for event in needed if isinstance(event, EngineCall) and event.accumulate}
+        run.first_accumulation = next((i for i, event in enumerate(self.events) if id(event) in chosen), None)
         return run
 
 

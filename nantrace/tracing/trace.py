@@ -27,6 +27,7 @@ from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import look_again, replay
 from .run import Run
 from .schema import PLUMBING
+from .slicing import slice_for
 from .sources import Owners, labels_for
 from .summaries import describe, first_bad_element, same_bits, spread_bad_elements
 from .unreplayed import from_explanation, without_replay
@@ -108,7 +109,7 @@ def _seen_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, live: LiveM
         facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
         return without_replay(snapshot, alarm, recorder, facts)
     tokens = _tokens(alarm, recorder)
-    run = live.run([parameter for parameter, _ in recorder.names.parameters.values()])
+    run = live.run(slice_for(recorder.tape.events, tokens, any(token.kind == GRADIENT for token in tokens)))
     for token in tokens:
         tensor = token.ref()
         if tensor is not None:
