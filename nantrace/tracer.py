@@ -81,9 +81,8 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
     - `dump_dir`: a folder that gets one dump per anomaly. None: no file.
     - `capacity`: how many steps of statistics the ring buffer keeps (default 100).
     - `level`: "module" (default: statistics of every module's outputs and gradients), "op" (every op is seen as it
-      runs: for models and streams that cannot be replayed; 9 times a step of 12 ms, 1.7 times one of 230 ms) or
-      "loss" (only the checks of loss,
-      gradients and parameters).
+      runs: for models and streams that cannot be replayed; a step of 12 ms takes 9 times as long, one of 230 ms 1.7
+      times) or "loss" (only the checks of loss, gradients and parameters).
     - `strict`: also raise on a NaN in a module's output that has no consequences.
     - `replay`: run the failing step once more to find the op (default True).
 

@@ -120,6 +120,7 @@ class CallRecorder:
             places = self._places[path] = []
         outermost = self._entry if len(self._session.calls) == 1 else None
         write = self._session.ring.write
+        again = self._session.in_engine  # a checkpoint recomputes what has been recorded
         for number, tensor in enumerate((output,) if type(output) is torch.Tensor else tensors_in(output)):
             if number == len(places):
                 places.append(OutputPlace(self._session, path, number))
@@ -127,7 +128,7 @@ class CallRecorder:
             if values is None:
                 continue
             place = places[number]
-            event = write(place.forward, values)
+            event = None if again else write(place.forward, values)
             if outermost is not None and event is not None:
                 outermost.events[number] = event
             if tensor.requires_grad and not tensor.is_leaf:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from ..torch_private import EngineArguments, sequence_number
 from . import patches
@@ -50,6 +51,8 @@ class ModuleIntervals:
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Note the number of the next node."""
+        if is_compiling() or threading.get_ident() != self.thread:
+            return
         session = self._session
         path = session.names.path(module, look_again=False) if session is not None else None
         if session is None or path is None:
@@ -63,8 +66,10 @@ class ModuleIntervals:
         begin = sequence_number()
         self._running.append(Interval(path, type(module).__name__, begin, begin, raw_stack_here(3), len(self._running)))
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
         """Note the number after the last node."""
+        if is_compiling() or threading.get_ident() != self.thread:
+            return
         session = self._session
         path = session.names.path(module, look_again=False) if session is not None else None
         while path is not None and self._running:

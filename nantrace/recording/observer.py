@@ -6,15 +6,18 @@ mode that lies below the glue mode for as long as the watch runs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch.compiler import is_compiling
 
 from ..torch_private import EngineArguments
 from .glue import GlueHandler, lift, put_back
 from .names import ModuleNames
+from .ring import Place, Ring
 from .session import Session
 from .tape import FunctionCall, TapeEvent
 
@@ -45,7 +48,7 @@ class OpObserver(Protocol):
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A module's call begins."""
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
         """A module's call has ended."""
 
     def clear(self) -> None:
@@ -82,6 +85,8 @@ class ObservedRecorder:
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """A call begins; an outermost one of a watched module becomes the current event."""
+        if is_compiling() or threading.get_ident() != self.thread:
+            return
         outermost = not self._session.calls
         if outermost:
             self._forget_interrupted_optimizer()
@@ -92,14 +97,16 @@ class ObservedRecorder:
             self._observer.event_begins(entry)
         self._observer.module_begins(module, args)
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
         """A call has ended."""
+        if is_compiling() or threading.get_ident() != self.thread:
+            return
         inside = bool(self._session.calls)
-        self._observer.module_ends(module, args, kwargs, output, failed)
+        self._observer.module_ends(module, args, *rest)
         if inside and len(self._session.calls) == 1 and not self._session.in_engine:
             self._observer.event_ends()
         with self._paused():
-            self._recorder.module_ends(module, args, kwargs, output, failed)
+            self._recorder.module_ends(module, args, *rest)
 
     def engine_begins(self, call: EngineArguments) -> Any:
         """The engine is about to run; outside of every call it is an event."""
@@ -163,6 +170,22 @@ class ObservedRecorder:
                 self._step = step
                 if not self._session.tape.events:
                     self._observer.clear()
+
+
+class ObservedRing(Ring):
+    """A ring whose own reductions the observer does not see: gradients are written while the engine runs."""
+
+    def __init__(self, capacity: int, observer: OpObserver) -> None:
+        super().__init__(capacity)
+        self._observer = observer
+
+    def write(self, place: Place, values: torch.Tensor) -> int | None:
+        """Record one readable tensor."""
+        self._observer.pause()
+        try:
+            return super().write(place, values)
+        finally:
+            self._observer.resume()
 
 
 class ObservedGlue:

@@ -22,7 +22,7 @@ from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
 from .intervals import ModuleIntervals
 from .names import ModuleNames
-from .observer import ObservedGlue, ObservedRecorder, OpObserver
+from .observer import ObservedGlue, ObservedRecorder, ObservedRing, OpObserver
 from .ring import Ring
 from .session import Session
 from .tape import EntryCall, Tape
@@ -53,7 +53,8 @@ class Recorder:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
-        self.session = Session(names, Ring(capacity), tape, StepClock(names), on_alarm, strict, Gradients(names))
+        ring = Ring(capacity) if observer is None else ObservedRing(capacity, observer)
+        self.session = Session(names, ring, tape, StepClock(names), on_alarm, strict, Gradients(names))
         self.session.explain_loss = explain_loss
         self.intervals = intervals
         self._updates = UpdateRecorder(self.session)

@@ -99,11 +99,10 @@ class Ring:
 
     def first_nan(self) -> str | None:
         """The module path of the running step's first output that holds NaN (reads each device once)."""
-        bad = {device: torch.isnan(board.rows()[:, 0]).tolist() for device, board in self._boards.items() if board.used}
-        for label, (device, row) in zip(self._labels, self._where, strict=True):
-            if label[0] == "forward" and bad[device][row]:
-                return label[1]
-        return None
+        boards = {device: board.rows()[:, 0] for device, board in self._boards.items() if board.used}
+        bad = {device: iter(torch.isnan(lowest).tolist()) for device, lowest in boards.items()}
+        found = (label[1] for label in self._labels if next(bad[label[5]]) and label[0] == "forward")
+        return next(found, None)
 
     def peek(self, number: int) -> torch.Tensor:
         """The four numbers of an event of the running step, on its device."""

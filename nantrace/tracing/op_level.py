@@ -57,6 +57,7 @@ class LiveMicroscope(Microscope):
         """The watch begins: know its modules."""
         self._module_path = lambda module: names.path(module, look_again=False)
         self._names = names
+        self.listen_here()
 
     # What ran
 
