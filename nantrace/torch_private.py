@@ -190,6 +190,24 @@ def optimizer_file() -> str:
     return torch.optim.Optimizer.profile_hook_step.__code__.co_filename
 
 
+def is_zero_tensor(tensor: torch.Tensor) -> bool:
+    """Whether a tangent of forward-mode differentiation stands for zeros without having memory that could be read."""
+    return bool(torch._is_zerotensor(tensor))
+
+
+def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor that this one is a view of, or None: `as_subclass` makes views that no dispatch mode is shown."""
+    return tensor._base
+
+
+def as_plain(tensor: torch.Tensor) -> torch.Tensor | None:
+    """A tensor of a subclass as the plain tensor that it is; None where the subclass stores its values otherwise."""
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return None
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(torch.Tensor)
+
+
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """A module's own parameters as the dict itself: `functional_call` puts other tensors into it."""
     return module._parameters  # type: ignore[return-value]

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch.compiler import is_compiling
 
-from ..torch_private import inside_functorch, inside_jit_trace, observe_gradient
+from ..torch_private import inside_functorch, inside_jit_trace, observe_gradient, sequence_number
 from .alarm import Alarm
+from .attributes import attributes_before, tokens_of
 from .buffers import BufferKeeper
 from .exchanged import ExchangedWeights
 from .expecting import expecting
@@ -153,7 +154,8 @@ class CallRecorder:
         if inside_functorch() or inside_jit_trace():
             return
         tree = session.names.tree(module)
-        self._entry = EntryCall(
+        buffers = self._buffers.before(tree.buffer_owners, tree.tensors)
+        entry = self._entry = EntryCall(
             module=module,
             path=path,
             args=session.tape.tokens_for(args),
@@ -161,11 +163,16 @@ class CallRecorder:
             modes=modes_now(),
             random=random_with(self._numpy.before()),
             training=tuple([child.training for child in tree.modules]),
-            buffers=self._buffers.before(tree.buffer_owners),
+            buffers=buffers,
             stack=raw_stack_here(5),
             swapped=[(owner, name, session.tape.token(now)) for owner, name, now in tree.swapped()],
             expected=expecting(),
         )
+        if tree.changing:
+            copies = {id(buffer): before for buffer, before in buffers.values()}
+            entry.attributes = attributes_before(tree.changing, session.tape, copies)
+            entry.carried = list(tokens_of(entry.attributes))
+        entry.nodes = (sequence_number(), 0)
 
     def _entry_ends(self, kwargs: Any, output: Any, failed: bool) -> None:
         session = self._session
@@ -187,6 +194,7 @@ class CallRecorder:
     def _finish(self, entry: EntryCall, kwargs: Any, output: Any, failed: bool) -> Alarm | None:
         tape = self._session.tape
         entry.failed = failed
+        entry.nodes = (entry.nodes[0], sequence_number())
         entry.kwargs = tape.tokens_for((_kwargs_of_failed(entry.module) if failed else kwargs) or {})
         entry.outputs = [tape.made(tensor) for tensor in tensors_in(output)]
         self._buffers.after()
@@ -228,16 +236,17 @@ class OutputPlace:
         self.gradient_hooks = OrderedDict([(0, _gradient_hook(session, Place("gradient", path, number)))])
 
 
-def _gradient_hook(session: Session, place: Place) -> Callable[[torch.Tensor], None]:
+def _gradient_hook(session: Session, place: Place) -> Callable[[torch.Tensor], torch.Tensor | None]:
     write = session.ring.write
 
-    def record(gradient: torch.Tensor) -> None:
+    def record(gradient: torch.Tensor) -> torch.Tensor | None:
         try:
             values = readable(gradient)
             if values is not None and session.listening and not inside_functorch():
                 write(place, values)
         except Exception as error:
             session.fault(error)
+        return None  # the gradient stays as it is
 
     return record
 

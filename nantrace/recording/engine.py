@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -83,9 +84,15 @@ class EngineRecorder:
         pending = session.pending
         if pending is not None and not pending.gradients:
             after = session.gradients.identities()
-            pending.gradients = {key: known for key, known in after.items() if pending.before.get(key) != known}
+            pending.gradients = {
+                key: (weakref.ref(gradient), known[1])
+                for key, known in after.items()
+                if pending.before.get(key) != known and (gradient := session.names.parameters[key][0].grad) is not None
+            }
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
+            elif pending.earlier is not None and pending.earlier.gradients.keys() >= pending.gradients.keys():
+                session.pending = pending.earlier  # accumulation: the first bad loss of a step tells where it began
         session.update_point = len(session.tape.events)
         session.ring.mark()
 
@@ -102,5 +109,9 @@ class EngineRecorder:
                 if not math.isfinite(value) and expecting():
                     session.contained += 1
                 elif not math.isfinite(value):
-                    explanation = session.explain_loss(root)
-                    session.pending = Pending(token, value, session.gradients.identities(), {}, explanation)
+                    earlier = session.pending
+                    named = [(name, parameter) for parameter, name in session.names.parameters.values()]
+                    if earlier is not None and not earlier.still_there(named):
+                        earlier = None
+                    session.pending = Pending(token, value, session.gradients.identities(), {}, earlier)
+                    session.pending.explanation = session.explain_loss(root)

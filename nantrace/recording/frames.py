@@ -10,6 +10,7 @@ import linecache
 import os
 import sys
 import sysconfig
+from itertools import islice
 from types import CodeType, FrameType
 
 import torch
@@ -19,6 +20,7 @@ from ..model import Frame, Source
 RawStack = tuple[tuple[CodeType, int], ...]  # innermost first
 
 _LIMIT = 80
+_PROTOCOLS = ("__torch_function__", "__torch_dispatch__")  # of a tensor subclass: whoever called the op is meant
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _NANTRACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY_PARTS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -42,8 +44,8 @@ def raw_stack_here(skip: int = 1) -> RawStack:
 
 
 def is_torch(code: CodeType) -> bool:
-    """Whether the code belongs to torch itself, or to nantrace."""
-    return is_torch_file(code.co_filename)
+    """Whether the code belongs to torch itself or to nantrace, or is a method that torch sends every op through."""
+    return is_torch_file(code.co_filename) or code.co_name in _PROTOCOLS
 
 
 def is_torch_file(file: str) -> bool:
@@ -73,6 +75,12 @@ def innermost_user(stack: RawStack) -> int | None:
     return next((i for i, (code, _) in enumerate(stack) if not is_torch(code) and not is_library(code)), None)
 
 
+def line_at(stack: RawStack, position: int) -> Source:
+    """The line of one frame alone: without the stack that led to it, and without the lines around it."""
+    frame = _read(*stack[position])
+    return Source(frame.file, frame.line, frame.function, frame.code, frame.expression)
+
+
 def source_at(stack: RawStack, position: int) -> Source:
     """The source of one frame, with the stack that led to it (frames of torch left out)."""
     frame = _read(*stack[position])
@@ -100,10 +108,7 @@ def _read(code: CodeType, offset: int) -> Frame:
 
 
 def _positions(code: CodeType, offset: int) -> tuple[int | None, int | None, int | None, int | None]:
-    for i, position in enumerate(code.co_positions()):
-        if i == offset // 2:
-            return position
-    return None, None, None, None
+    return next(islice(code.co_positions(), offset // 2, None), (None, None, None, None))
 
 
 def _line_of(code: CodeType, offset: int) -> int:

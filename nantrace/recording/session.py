@@ -66,7 +66,10 @@ class Session:
             if self.pending is not None:
                 self.pending = None
                 self.contained += 1
-            self.end_step(self.update_point)
+            if self.gradients.served_others or self.tape.serves_another_leaf():
+                self.gradients.forget()  # of another model's step, or of an attack on an input: nothing was skipped
+            else:
+                self.end_step(self.update_point)
 
     def end_step(self, position: int, *, keep_gradients: bool = False) -> None:
         """End the running step: what is on the tape after `position` belongs to the next one."""

@@ -77,6 +77,8 @@ class UpdateRecorder:
             if parameters:
                 alarm = self._bad_parameters(parameters, optimizer)
                 self._note_update(optimizer, parameters)
+            else:
+                session.gradients.served_others = True
         except Exception as error:
             session.fault(error)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 from ..model import Cause, Diagnosis, Expected, Op, Origin, Remedy, Snapshot
 from . import numbers
@@ -59,13 +60,21 @@ def _where(snapshot: Snapshot) -> Iterable[Row]:
         settings = ", ".join(f"{name(key)} {prose(value)}" for key, value in used.items())
         yield Sentence(f"{name(snapshot.optimizer.type)}{' with ' if settings else ''}{settings}.")
     if origin.derivative:
-        yield Sentence("The forward value is finite, its derivative is not.")
+        yield Sentence(_derivative(origin))
     source = snapshot.source_value
     if source is not None and source.since_step is not None and source.since_step < snapshot.step:
         yield Sentence(f"It was first seen not finite in step {source.since_step}.")
     if source is not None and source.entry is not None and source.kind in ("input", "label"):
         entry = module(source.entry, snapshot.modules.get(source.entry))
         yield Sentence(f"It came in with the call of {entry}{_sample(source.index, source.summary.shape)}.")
+
+
+def _derivative(origin: Origin) -> str:
+    made = origin.example.operand("result") if origin.example is not None else None
+    if made is not None and made.value is not None and not isfinite(made.value):
+        found = numbers.number(made.value)
+        return f"Its forward value there, {found}, was taken out downstream; its derivative was not."
+    return "The forward value is finite, its derivative is not."
 
 
 def _sample(index: tuple[int, ...], shape: tuple[int, ...]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
-from ..model import Edge, Expected, Op, Source, Status, TensorSummary
+from ..model import Edge, Expected, Op, Status, TensorSummary
 from ..recording.tape import EngineCall, FunctionCall, GlueOp
 from .microscope import Seen
 from .naming import Namer
+from .place import Place
 from .run import Run
 from .schema import has_literal
 from .sources import Owners, labels_for
+from .summaries import describe
 
 MAX_OPS = 5000  # ops in a snapshot; past it those nearest to the path are kept, and the rest is counted
 
@@ -81,8 +84,11 @@ def _reaching(run: Run, path: list[int]) -> set[int]:
     return found
 
 
-def where_ran(run: Run, seen: Seen) -> str:
-    """The phase an op ran in."""
+def where_ran(run: Run, namer: Namer, seen: Seen) -> str:
+    """The phase an op ran in; what a checkpoint recomputes belongs to the phase of its first run."""
+    if seen.recomputed is not None:
+        first = namer.first_run(seen)
+        return "forward" if first is seen else where_ran(run, namer, first)
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
@@ -96,7 +102,12 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
     named = namer.name(seen)
     labels = labels_for(run.microscope, owners, seen.id)
     ops = run.microscope.ops
-    producers = {operand: ops[writer].summaries[output] for writer, output, operand in seen.upstream}
+    producers = {
+        operand: ops[writer].summaries[output]
+        if not seen.kept_inputs or _same_elements(ops[writer].outputs[output], seen.places[operand][1])
+        else describe(seen.kept_inputs[operand].tensor)  # it read a part of what that op wrote
+        for writer, output, operand in seen.upstream
+    }
     inputs = tuple(
         replace(producers[i], name=name, shape=place.shape) if i in producers else _unwritten(seen, i, labels)
         for i, (name, place) in enumerate(seen.places)
@@ -105,17 +116,22 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         id=seen.id,
         name=seen.facts.name,
         aten=seen.facts.aten,
-        phase=where_ran(run, seen),
+        phase=where_ran(run, namer, seen),
         status=status_of(seen, origin),
         module=named.module,
         module_type=named.module_type,
         autograd_node=seen.node,
         forward_id=seen.forward_id,
-        source=_bare(named.source),
+        source=namer.line(named),
         inputs=inputs,
         outputs=tuple(seen.summaries),
         arguments=seen.arguments,
     )
+
+
+def _same_elements(one: Place, other: Place) -> bool:
+    """Whether two places of one storage hold the same elements (a transposed or reshaped view of all of it)."""
+    return one.start == other.start and prod(one.shape) == prod(other.shape)
 
 
 def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSummary:
@@ -123,8 +139,3 @@ def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSumma
     name, place = seen.places[position]
     like = seen.summaries[0] if seen.summaries else TensorSummary((), "", "")
     return TensorSummary(place.shape, like.dtype, like.device, name=name, label=labels.get(name, ""))
-
-
-def _bare(source: Source | None) -> Source | None:
-    """The line alone: only the origin carries its stack and the lines around it."""
-    return None if source is None else replace(source, stack=(), context=())

@@ -142,6 +142,7 @@ class Reconstruction:
             module_type=None,
             node=node.name,
             forward_id=None,
+            recomputed=None,
             stack=(),
             arguments={key: value for key, value in arguments.items() if not isinstance(value, torch.Tensor)},
             kept_inputs=[Kept(name, value) for name, value in known],

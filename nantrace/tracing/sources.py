@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..model import BadSource, Origin
-from ..recording.flatten import named_leaves
+from ..recording.flatten import named_leaves, tensors_in
 from ..recording.names import ModuleNames, clean
 from ..recording.tape import DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
@@ -47,6 +47,9 @@ class Owners:
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
         self._label_entries(run.events)
+        for name, value in run.carried:
+            for tensor in tensors_in(value):
+                self._note(tensor, Owner("buffer", name, tensor=tensor), keep_first=True)
         for root in names.roots:
             for path, buffer in root.named_buffers():
                 self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
@@ -66,6 +69,8 @@ class Owners:
             return False
         if source.value == -math.inf and owner.name not in self._trained:
             return True
+        if owner.kind in ("label", "constant") and _is_literal(source):
+            return True
         if owner.kind == "constant":
             reader = self._reader(source)
             return reader is not None and isinstance(self._run.events[reader], EntryCall)
@@ -75,7 +80,13 @@ class Owners:
         """The op of the loop's data code that generated a value, where that can still be shown."""
         if self.of(source.place.storage).kind in ("parameter", "buffer"):
             return None
-        return origin_in_data(source, self._data_ops)
+        tensor, index = source.tensor, source.index
+        batch = self._run.sources.get(source.place.storage)
+        copied = self._run.twins.get(id(batch)) if batch is not None else None
+        if batch is not None and batch.held is not None and copied is not None:  # the replay read a copy of it
+            own = place_of(copied).index_of(source.place.address(index))
+            tensor, index = (batch.held, own) if own is not None else (tensor, index)
+        return origin_in_data(tensor, index, self._data_ops)
 
     def bad_source(self, source: Source) -> BadSource:
         """The plain record of a bad value that came from outside."""
@@ -115,6 +126,12 @@ class Owners:
             storage = tensor.untyped_storage().data_ptr()
             if not (keep_first and storage in self._by_storage):
                 self._by_storage[storage] = owner
+
+
+def _is_literal(source: Source) -> bool:
+    """Whether an infinity is a constant of the loss code: torch.tensor(inf), torch.full(shape, inf)."""
+    tensor, value = source.tensor, source.value
+    return math.isinf(value) and (tensor.dim() == 0 or (tensor.numel() > 1 and bool((tensor == value).all())))
 
 
 def _arguments(event: EntryCall) -> list[tuple[str, Token]]:

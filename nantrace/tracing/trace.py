@@ -50,12 +50,23 @@ class Finding:
     reproduced: bool | None = True
 
 
+@dataclass(slots=True)
+class Judged:
+    """A replay, and the verdict on its symptom."""
+
+    run: Run
+    owners: Owners
+    walk: Walk
+    start: State | None = None  # the op that wrote the symptom
+    verdict: Verdict | None = None  # None: the symptom came out finite
+
+
 def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
     """The snapshot of an alarm. What a replay meets does not raise: what was not found stands in `replay.reasons`."""
     snapshot = Snapshot(
         step=alarm.step,
         phase="",
-        symptom=_symptom(alarm),
+        symptom=symptom_of(alarm),
         modules=recorder.names.types(),
         history=recorder.ring.table(alarm.step),
         optimizer=optimizer_facts(alarm),
@@ -66,31 +77,55 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         reasons = ("the optimizer's step is not replayed: the weights from before it are gone",)
         return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
     live = recorder.observer
-    if isinstance(live, LiveMicroscope):
-        return _seen_live(snapshot, alarm, recorder, live)
-    if not replaying:
+    if isinstance(live, LiveMicroscope) and live.blind:
+        facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
+        return without_replay(snapshot, alarm, recorder, facts)
+    if live is None and not replaying:
         facts = ReplayFacts(None, ("replay is switched off (replay=False)",))
         return without_replay(snapshot, alarm, recorder, facts)
-    tokens = _tokens(alarm, recorder)
-    run = replay(recorder.tape, recorder.names, tokens, any(token.kind == GRADIENT for token in tokens))
-    return _from_run(snapshot, alarm, recorder, run, tokens)
+    tokens = symptom_tokens(alarm, recorder)
+    run = look_at(recorder, tokens, any(token.kind == GRADIENT for token in tokens))
+    judged = judge(run, recorder, tokens)
+    if alarm.within is not None and run.error is None:
+        judged.start, judged.verdict = _within(run, judged.walk)
+    return tell(snapshot, alarm, recorder, judged, tokens)
 
 
-def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, tokens: list[Token]) -> Snapshot:
-    names = recorder.names
+def look_at(recorder: Recorder, tokens: list[Token], gradients: bool) -> Run:
+    """The ops that these tokens depend on: as they were seen live, else in a replay."""
+    live = recorder.observer
+    if not isinstance(live, LiveMicroscope) or live.blind:
+        return replay(recorder.tape, recorder.names, tokens, gradients)
+    run = live.run(slice_for(recorder.tape.events, tokens, gradients))
+    for token in tokens:
+        tensor = token.ref()
+        if tensor is not None:
+            run.twins[id(token)] = run.gradients[token.owner] = tensor
+    return run
+
+
+def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
+    """Walk back from the symptom in what was seen."""
+    owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    walk = Walk(run.microscope, owners.declares)
+    return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
+
+
+def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, tokens: list[Token]) -> Snapshot:
+    """The snapshot with what was seen and what the walk found; what they did not find stands in `replay.reasons`."""
+    run, verdict = judged.run, judged.verdict
+    if isinstance(run.microscope, LiveMicroscope):
+        return _tell_live(snapshot, alarm, recorder, judged, run.microscope)
     facts = ReplayFacts(None, (), len(run.microscope.ops), run.seconds, tuple(run.doubts))
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
-    owners = Owners(run, names, recorder.tape.data_ops)
-    walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens) if alarm.within is None else _within(run, walk)
     if verdict is None:
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
-    looker = partial(look_again, recorder.tape, names, run)
-    finding, namer = _found(alarm, run, walk, owners, start, verdict, looker)
+    looker = partial(look_again, recorder.tape, recorder.names, run)
+    finding, namer = _found(snapshot, alarm, judged, verdict, looker)
     exact, doubts = _compare(run, tokens)
     told = alarm.explanation
     if not exact and isinstance(told, Explanation) and told.definite and not _agree(told.origin, finding.origin):
@@ -98,48 +133,36 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         reason = f"a replay that differs from the live run blamed {other}: this is what the live graph says"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, *doubts, reason))
         return from_explanation(replace(snapshot, replay=facts), told)
-    snapshot = replace(snapshot, replay=replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts)))
-    return _with_finding(snapshot, run, owners, namer, finding, verdict)
+    facts = replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts))
+    return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
 
 
-def _seen_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, live: LiveMicroscope) -> Snapshot:
-    """level="op": the step's ops were seen as they ran; the walk reads their records."""
+def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, live: LiveMicroscope) -> Snapshot:
+    """level="op": the step's ops were seen as they ran."""
     facts = ReplayFacts(None, ('every op was seen as it ran (level="op")',), len(live.ops))
-    if live.blind:
-        facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
-        return without_replay(snapshot, alarm, recorder, facts)
-    tokens = _tokens(alarm, recorder)
-    run = live.run(slice_for(recorder.tape.events, tokens, any(token.kind == GRADIENT for token in tokens)))
-    for token in tokens:
-        tensor = token.ref()
-        if tensor is not None:
-            run.twins[id(token)] = run.gradients[token.owner] = tensor
-    owners = Owners(run, recorder.names, recorder.tape.data_ops)
-    walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens) if alarm.within is None else _within(run, walk)
+    verdict = judged.verdict
     if verdict is None:
         reason = "the tensor that was noticed is gone"
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
-    finding, namer = _found(alarm, run, walk, owners, start, verdict, live.forward_operands)
-    return _with_finding(replace(snapshot, replay=facts), run, owners, namer, finding, verdict)
+    finding, namer = _found(snapshot, alarm, judged, verdict, live.forward_operands)
+    return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
 
 
-def _found(
-    alarm: Alarm, run: Run, walk: Walk, owners: Owners, start: State | None, verdict: Verdict, looker: Looker
-) -> tuple[Finding, Namer]:
+def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:
+    run, walk, owners, start = judged.run, judged.walk, judged.owners, judged.start
     alarm.meant = (
         verdict.kind == DECLARED and verdict.state is not None and run.microscope.op(verdict.state.op).expected
     )
     namer = Namer(run.microscope, run.events)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
-        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
+        path = alarm.named[0][0].rpartition(".")[0]
+        finding.origin = replace(finding.origin, module=path, module_type=snapshot.modules.get(path))
     return finding, namer
 
 
-def _with_finding(
-    snapshot: Snapshot, run: Run, owners: Owners, namer: Namer, finding: Finding, verdict: Verdict
-) -> Snapshot:
+def _with_finding(snapshot: Snapshot, judged: Judged, namer: Namer, finding: Finding, verdict: Verdict) -> Snapshot:
+    run, owners = judged.run, judged.owners
     ops = chosen_ops(run, finding.path)
     return replace(
         snapshot,
@@ -158,7 +181,8 @@ def _with_finding(
 # The symptom
 
 
-def _symptom(alarm: Alarm) -> Symptom:
+def symptom_of(alarm: Alarm) -> Symptom:
+    """What was noticed, as plain data."""
     name, summary = "", None
     if alarm.kind == "gradient":
         name, gradient = alarm.named[0]
@@ -174,7 +198,7 @@ def _symptom(alarm: Alarm) -> Symptom:
     return Symptom(kind, name or (alarm.named[0][0] if alarm.named else ""), summary, alarm.value, alarm.where)
 
 
-def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
+def symptom_tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     """The symptom on the tape: bad gradients by their own token where glue (clipping) has written them."""
     if alarm.kind != "gradient":
         return alarm.tokens
@@ -270,7 +294,7 @@ def _find(
     if state is None:
         return Finding("forward", None, path)
     seen = run.microscope.ops[state.op]
-    return Finding(where_ran(run, seen), _origin(run, owners, namer, state, looker), _from(path, state))
+    return Finding(where_ran(run, namer, seen), _origin(run, owners, namer, state, looker), _from(path, state))
 
 
 def _from(path: list[int], state: State | None) -> list[int]:
@@ -332,7 +356,7 @@ def _node_made_by(seen: Seen) -> str | None:
 def bare(alarm: Alarm, recorder: Recorder, fault: Exception) -> Snapshot:
     """What is known when tracing itself failed: the symptom, the history, and the fault in a sentence."""
     snapshot = Snapshot(
-        alarm.step, "", _symptom(alarm), history=recorder.ring.table(alarm.step), environment=environment()
+        alarm.step, "", symptom_of(alarm), history=recorder.ring.table(alarm.step), environment=environment()
     )
     reason = f"tracing failed with a fault of nantrace's own: {type(fault).__name__}: {fault}"
     return without_replay(snapshot, alarm, None, ReplayFacts(None, (reason,)))
