@@ -8,10 +8,10 @@ from dataclasses import replace
 from .model import Cause, ExceptionFacts, IndexFacts, ReplayFacts, Snapshot, Symptom
 from .recording.recorder import Recorder
 from .report import Report
+from .tracing.environment import environment
 from .tracing.failures import Failure, failure_of, origin_of
 from .tracing.indexing import index_out_of_range
 from .tracing.refused import refused_value
-from .tracing.trace import environment
 
 _ATTRIBUTE = "__nantrace_report__"
 

@@ -231,3 +231,96 @@ def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """A module's own parameters as the dict itself: `functional_call` puts other tensors into it."""
     return module._parameters  # type: ignore[return-value]
+
+
+@dataclass(slots=True)
+class SavedValues:
+    """What an autograd node keeps of its op: tensors and numbers by name, and why a tensor is not to be had."""
+
+    tensors: dict[str, Any]  # a tensor, or a list of tensors
+    numbers: dict[str, Any]
+    missing: dict[str, str]  # name -> "freed" | "overwritten" | "packed"
+
+
+def saved_by(node: Any) -> SavedValues:
+    """Read the `_saved_*` attributes of a node without running any hook of the user's.
+
+    What a saved-tensor hook has packed (checkpointing, offloading) stays packed: unpacking would run the program again.
+    Gone: a node shows no values, and an origin in the graph becomes a guess.
+    """
+    found = SavedValues({}, {}, {})
+    kind: Any = type(node)
+    for name in _saved_names(kind):
+        try:
+            raw = getattr(node, "_raw_saved_" + name, None)
+            if name == "tensors":  # a custom Function's own list
+                _note_saved(found, "saved", raw, lambda: list(node.saved_tensors))
+            elif raw is None:
+                _note_number(found, name, getattr(node, "_saved_" + name, None))
+            else:
+                _note_saved(found, name, raw, lambda name=name: getattr(node, "_saved_" + name))  # type: ignore[misc]
+        except RuntimeError as error:
+            found.missing[name] = "overwritten" if "inplace operation" in str(error) else "freed"
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _saved_names(kind: Any) -> tuple[str, ...]:
+    names = {name.partition("saved_")[2] for name in dir(kind) if name.startswith(("_saved_", "_raw_saved_"))}
+    return tuple(sorted(names))
+
+
+def _note_saved(found: SavedValues, name: str, raw: Any, read: Callable[[], Any]) -> None:
+    parts = raw if isinstance(raw, (tuple, list)) else (raw,)
+    if any(getattr(part, "unpack_hook", None) is not None for part in parts):
+        found.missing[name] = "packed"
+        return
+    value = read()
+    if value is not None:
+        found.tensors[name] = value
+
+
+def _note_number(found: SavedValues, name: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        found.tensors[name] = value
+    elif value is not None:
+        found.numbers[name] = _signed(value)
+
+
+def _signed(value: Any) -> Any:
+    """A node hands out negative ints as unsigned ones of 64 bits."""
+    if isinstance(value, (tuple, list)):
+        return [_signed(item) for item in value]
+    return value - (1 << 64) if type(value) is int and value >= 1 << 63 else value
+
+
+def outputs_of_node(node: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each result of the op that made this node. Gone: a view's result cannot be made again."""
+    try:
+        return [(tuple(int(size) for size in one.shape), one.dtype) for one in node._input_metadata]
+    except (AttributeError, RuntimeError, TypeError):
+        return []
+
+
+@functools.lru_cache(maxsize=1)
+def operators_by_squashed_name() -> dict[str, list[Any]]:
+    """The overloads of ATen by their name without underscores, as the names of autograd nodes are spelled.
+
+    Gone: nothing of a graph is computed again, and only what is saved as it stands is known.
+    """
+    found: dict[str, list[Any]] = {}
+    try:
+        names = torch._C._dispatch_get_all_op_names()
+    except AttributeError:
+        return found
+    for full in sorted(names):
+        space, _, rest = full.partition("::")
+        name, _, overload = rest.partition(".")
+        if space != "aten" or name.endswith(("_", "_out", "_backward")) or "out" in overload:
+            continue
+        packet = getattr(torch.ops.aten, name, None)
+        one = getattr(packet, overload or "default", None)
+        if one is not None:
+            squashed = name.replace("_", "").removesuffix("forward")
+            found.setdefault(squashed, []).append(one)
+    return found

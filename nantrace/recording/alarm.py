@@ -32,6 +32,9 @@ class Alarm:
     optimizer: torch.optim.Optimizer | None = None
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
+    explanation: Any = None  # what the live autograd graph said of the loss before its backward freed it
+    within: str | None = None  # strict: the module whose output held NaN; the tokens are the entry calls' results
+    meant: bool = False  # found by the tracer: the value was declared with `expect_nonfinite`
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Pending:
     before: dict[int, tuple[int, int]]  # parameter -> identity and version of its gradient before the backward
     gradients: dict[int, tuple[weakref.ref[torch.Tensor], int]]  # after it, of the parameters it gave a gradient
     earlier: Pending | None = None  # another one of the same step, whose gradients were still there
+    explanation: Any = None  # what the live graph said of it before the backward freed it
 
     def still_there(self, parameters: Sequence[Named]) -> bool:
         """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""

@@ -17,6 +17,7 @@ from .alarm import Alarm
 from .attributes import attributes_before, tokens_of
 from .buffers import BufferKeeper
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .flatten import tensors_in
 from .frames import raw_stack_here
 from .numpy_random import NumpyStream
@@ -44,6 +45,11 @@ class CallRecorder:
         self._paths = session.names.paths
         self._places: dict[str, list[OutputPlace]] = {}  # by module path
         self._roots = {id(root) for root in session.names.roots}
+
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._entry
 
     def begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Push the module; an outermost call becomes an entry call."""
@@ -115,6 +121,7 @@ class CallRecorder:
             places = self._places[path] = []
         outermost = self._entry if len(self._session.calls) == 1 else None
         write = self._session.ring.write
+        again = self._session.in_engine  # a checkpoint recomputes what has been recorded
         for number, tensor in enumerate((output,) if type(output) is torch.Tensor else tensors_in(output)):
             if number == len(places):
                 places.append(OutputPlace(self._session, path, number))
@@ -122,7 +129,7 @@ class CallRecorder:
             if values is None:
                 continue
             place = places[number]
-            event = write(place.forward, values)
+            event = None if again else write(place.forward, values)
             if outermost is not None and event is not None:
                 outermost.events[number] = event
             if tensor.requires_grad and not tensor.is_leaf:
@@ -159,6 +166,7 @@ class CallRecorder:
             buffers=buffers,
             stack=raw_stack_here(5),
             swapped=[(owner, name, session.tape.token(now)) for owner, name, now in tree.swapped()],
+            expected=expecting(),
         )
         if tree.changing:
             copies = {id(buffer): before for buffer, before in buffers.values()}
@@ -202,6 +210,9 @@ class CallRecorder:
             if not is_finite(tensor) and bool(torch.isnan(tensor.detach()).any())
         ]
         if not bad:
+            return None
+        if entry.expected:
+            self._session.contained += 1
             return None
         call = f"the result of {entry.path or type(entry.module).__name__}, called without gradients, holds NaN"
         return Alarm("result", call, self._session.clock.step, tokens=bad, stack=entry.stack)

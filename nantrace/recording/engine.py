@@ -11,6 +11,7 @@ import torch
 from ..torch_private import EngineArguments
 from .alarm import Pending, scalar_value
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EngineCall, Token
@@ -46,6 +47,7 @@ class EngineRecorder:
                 accumulate=call.accumulate,
                 grad=torch.is_grad_enabled(),
                 stack=raw_stack_here(4),
+                expected=expecting(),
             )
             tape.add(event)
             if call.accumulate:
@@ -85,8 +87,7 @@ class EngineRecorder:
             pending.gradients = {
                 key: (weakref.ref(gradient), known[1])
                 for key, known in after.items()
-                if pending.before.get(key) != known
-                and (gradient := session.names.parameters[key][0].grad) is not None
+                if pending.before.get(key) != known and (gradient := session.names.parameters[key][0].grad) is not None
             }
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
@@ -105,9 +106,12 @@ class EngineRecorder:
             value = scalar_value(scaled[1] if scaled is not None and scaled[0]() is root else root)
             if value is not None:
                 session.ring.loss = value
-                if not math.isfinite(value):
+                if not math.isfinite(value) and expecting():
+                    session.contained += 1
+                elif not math.isfinite(value):
                     earlier = session.pending
                     named = [(name, parameter) for parameter, name in session.names.parameters.values()]
                     if earlier is not None and not earlier.still_there(named):
                         earlier = None
                     session.pending = Pending(token, value, session.gradients.identities(), {}, earlier)
+                    session.pending.explanation = session.explain_loss(root)

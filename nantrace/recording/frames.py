@@ -45,12 +45,21 @@ def raw_stack_here(skip: int = 1) -> RawStack:
 
 def is_torch(code: CodeType) -> bool:
     """Whether the code belongs to torch itself or to nantrace, or is a method that torch sends every op through."""
-    return code.co_filename.startswith((_TORCH, _NANTRACE)) or code.co_name in _PROTOCOLS
+    return is_torch_file(code.co_filename) or code.co_name in _PROTOCOLS
+
+
+def is_torch_file(file: str) -> bool:
+    """Whether a file belongs to torch itself, or to nantrace."""
+    return file.startswith((_TORCH, _NANTRACE))
 
 
 def is_library(code: CodeType) -> bool:
     """Whether the code belongs to an installed package or the standard library."""
-    file = code.co_filename
+    return is_library_file(code.co_filename)
+
+
+def is_library_file(file: str) -> bool:
+    """Whether a file belongs to an installed package or the standard library."""
     if any(part in file for part in _LIBRARY_PARTS):
         return True
     return file.startswith(_STANDARD) or file.startswith("<frozen")
@@ -120,6 +129,14 @@ def _expression(file: str, start: int | None, end: int | None, left: int | None,
     encoded[-1] = encoded[-1][:right]
     encoded[0] = encoded[0][left:]
     return " ".join(part.decode(errors="replace").strip() for part in encoded)
+
+
+def source_of_lines(stack: list[Frame], position: int) -> Source:
+    """The source of one frame of a stack that was kept as text, innermost first."""
+    frame = stack[position]
+    outward = tuple(one for one in reversed(stack[position:]) if not is_torch_file(one.file))
+    context = _context(frame.file, frame.line)
+    return Source(frame.file, frame.line, frame.function, frame.code, frame.expression, outward, context)
 
 
 def _context(file: str, line: int) -> tuple[tuple[int, str], ...]:

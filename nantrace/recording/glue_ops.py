@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..torch_private import inside_functorch, view_base
+from ..torch_private import inside_functorch, sequence_number, view_base
 from .alarm import Alarm, Named
+from .expecting import expecting
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
@@ -96,7 +97,10 @@ class GlueRecorder:
                 raw_stack_here(3),
                 random if draws else None,
                 writes,
+                expected=expecting(),
             )
+            if any(operand.requires_grad for operand in operands):
+                event.sequence = sequence_number() - 1
             for target in (*targets, *bases):
                 known = tape.known(target)
                 tape.wrote_gradients |= known is not None and known.kind == GRADIENT
@@ -134,6 +138,7 @@ class GlueRecorder:
             names = frame.f_locals
             args = tape.tokens_for(names["args"])
             event = FunctionCall(names["cls"], args, raw_stack(frame.f_back), True, torch_random_now())
+            event.expected = expecting()
             tape.add(event)
             self._applying = (frame, event)
         call = self._applying[1]
@@ -210,7 +215,7 @@ class GlueRecorder:
         if pending is not None and pending.still_there(writes):
             session.pending = None
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
-            alarm.value = pending.value
+            alarm.value, alarm.explanation = pending.value, pending.explanation
             return alarm
         if not all(is_finite(parameter) for _, parameter in writes):
             return None

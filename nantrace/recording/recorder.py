@@ -18,13 +18,15 @@ from .calls import CallRecorder
 from .clock import StepClock
 from .compiled import CompiledInPlace
 from .engine import EngineRecorder, Ticket
-from .glue import GlueMode, lift, put_back
+from .glue import GlueHandler, GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
+from .intervals import ModuleIntervals
 from .names import ModuleNames
+from .observer import ObservedGlue, ObservedRecorder, ObservedRing, OpObserver
 from .ring import Ring
 from .session import Session
-from .tape import Tape
+from .tape import EntryCall, Tape
 from .updates import UpdateRecorder
 
 MAX_TAPE_EVENTS = 20_000
@@ -45,11 +47,17 @@ class Recorder:
         statistics: bool,
         strict: bool,
         on_alarm: Callable[[Alarm], None],
+        explain_loss: Callable[[torch.Tensor], Any],
+        intervals: ModuleIntervals | None = None,
+        observer: OpObserver | None = None,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
-        self.session = Session(names, Ring(capacity), tape, StepClock(names), on_alarm, strict, Gradients(names))
+        ring = Ring(capacity) if observer is None else ObservedRing(capacity, observer)
+        self.session = Session(names, ring, tape, StepClock(names), on_alarm, strict, Gradients(names))
+        self.session.explain_loss = explain_loss
+        self.intervals = intervals
         self._updates = UpdateRecorder(self.session)
         self._calls = CallRecorder(self.session, self._updates.repair, statistics=statistics)
         self._engine = EngineRecorder(self.session, self._calls.weights)
@@ -57,8 +65,14 @@ class Recorder:
         # bound once: a module's call happens hundreds of times a step, and every layer between costs
         self.module_begins = self._calls.begins
         self.module_ends = self._calls.ends
-        self.session.mode = GlueMode(self._glue)
-        self._compiled = CompiledInPlace(modules, self.module_begins, self.module_ends)
+        self.observer = observer
+        self._listener: Any = self
+        handler: GlueHandler = self._glue
+        if observer is not None:
+            self._listener = ObservedRecorder(self, self.session, observer)
+            handler = ObservedGlue(self._glue, self.session, observer)
+        self.session.mode = GlueMode(handler)
+        self._compiled = CompiledInPlace(modules, self._listener.module_begins, self._listener.module_ends)
 
     # What is asked of it
 
@@ -109,26 +123,37 @@ class Recorder:
 
     def start(self) -> None:
         """Begin to listen. The glue mode goes on this thread's stack."""
-        patches.listen(self)
+        patches.listen(self._listener)
+        if self.intervals is not None:
+            self.intervals.listen_to(self.session)
         self.session.listening = True
         self._compiled.start()
         try:
+            if self.observer is not None:
+                self._listener.start()
             self.session.mode.__enter__()
         except BaseException:
-            patches.stop_listening(self)
+            self._stop_listening()
             self._compiled.stop()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
-        patches.stop_listening(self)
+        self._stop_listening()
         self._compiled.stop()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])
         self.session.mode.__exit__(None, None, None)
+        if self.observer is not None:
+            self._listener.take_off()
         self.session.calls.clear()
+
+    def _stop_listening(self) -> None:
+        patches.stop_listening(self._listener)
+        if self.intervals is not None:
+            self.intervals.stop()
 
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""
@@ -143,6 +168,11 @@ class Recorder:
         elif session.pending is not None:
             session.contained += 1
         session.pending = None
+
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._calls.entry
 
     # What it is told
 

@@ -97,6 +97,13 @@ class Ring:
         self._labels.append(label)
         return number
 
+    def first_nan(self) -> str | None:
+        """The module path of the running step's first output that holds NaN (reads each device once)."""
+        boards = {device: board.rows()[:, 0] for device, board in self._boards.items() if board.used}
+        bad = {device: iter(torch.isnan(lowest).tolist()) for device, lowest in boards.items()}
+        found = (label[1] for label in self._labels if next(bad[label[5]]) and label[0] == "forward")
+        return next(found, None)
+
     def peek(self, number: int) -> torch.Tensor:
         """The four numbers of an event of the running step, on its device."""
         device = self._labels[number][5]

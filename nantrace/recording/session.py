@@ -32,6 +32,7 @@ class Session:
     raise_alarm: Callable[[Alarm], None]
     strict: bool
     gradients: Gradients
+    explain_loss: Callable[[torch.Tensor], Any] = lambda root: None  # asked while the graph of a bad loss is alive
     mode: Any = None  # the glue mode, set once its handlers exist
     listening: bool = False
     contained: int = 0

@@ -113,6 +113,7 @@ class EntryCall:
     carried: list[Token] = field(default_factory=list)  # the tensors of this step among them
     nodes: tuple[int, int] = (0, 0)  # the autograd nodes that were made in it, by sequence number
     inner: dict[tuple[int, int], Token] = field(default_factory=dict)  # (node, output of it) -> what was taken out
+    expected: bool = False  # called inside `expect_nonfinite`
 
 
 @dataclass(slots=True)
@@ -128,6 +129,8 @@ class GlueOp:
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
     through: list[tuple[Token, Token]] = field(default_factory=list)  # written through a view: token before, and after
+    sequence: int = -1  # of its autograd node: ties a node of the live graph to its line
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -141,6 +144,7 @@ class FunctionCall:
     random: RandomState
     outputs: list[Token] = field(default_factory=list)  # everything that its forward made
     results: dict[int, Token] = field(default_factory=dict)  # output number -> its token, once something reads it
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -169,6 +173,7 @@ class EngineCall:
     grad: bool
     stack: RawStack
     outputs: list[Token | None] = field(default_factory=list)  # for `autograd.grad`
+    expected: bool = False
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from .headline import headline
 from .limits import ROOMY, Limits
 from .story import Fix, Row, Section, Sentence, Story
 from .trail import trail
-from .words import BORN, module, name
+from .words import BORN, module, name, step_name
 
 _TREND = 6  # steps
 _GROWING = (Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
@@ -43,10 +43,11 @@ def _code(snapshot: Snapshot, limits: Limits) -> Iterable[Row]:
 
 def _where(snapshot: Snapshot) -> Iterable[Row]:
     origin = snapshot.origin
-    step = f"step {snapshot.step}"
+    step = step_name(snapshot)
     if origin is None:
         born = BORN.get(snapshot.phase, "")
-        yield Sentence(f"{step}{', ' if born else ''}{born}; the op that made it is not known")
+        known = ", ".join(part for part in (step, born) if part)
+        yield Sentence(f"{known}; the op that made it is not known" if known else "the op that made it is not known")
         return
     born = "raised" if snapshot.exception is not None else "born " + BORN.get(snapshot.phase, prose(snapshot.phase))
     if snapshot.source_value is not None:

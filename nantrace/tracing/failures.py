@@ -16,6 +16,7 @@ from ..recording.tape import EngineCall, EntryCall, TapeEvent
 from ..torch_private import engine_function
 from .microscope import FailedOp
 from .naming import entry_source
+from .op_level import LiveMicroscope
 from .replay import replay
 from .run import Run
 from .schema import facts_of, operands, scalars
@@ -47,6 +48,9 @@ def failure_of(error: Exception, recorder: Recorder) -> Failure:
     if live is not None and live[4] is error:
         func, args, kwargs, stack, _ = live
         return Failure(error, FailedOp(facts_of(func), args, kwargs, None, None, True, stack, error))
+    observed = recorder.observer
+    if isinstance(observed, LiveMicroscope) and observed.failed is not None and observed.failed.error is error:
+        return Failure(error, observed.failed)
     last = recorder.tape.events[-1] if recorder.tape.events else None
     if last is None or not _raised_in(last, error):
         return Failure(error)

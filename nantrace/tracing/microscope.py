@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..model import TensorSummary
+from ..recording.expecting import expecting
 from ..recording.flatten import tensors_in
 from ..recording.frames import RawStack, raw_stack_here
 from ..recording.tape import EntryCall
@@ -73,6 +74,7 @@ class Seen:
     kept_inputs: list[Kept] = field(default_factory=list)
     kept_outputs: list[Kept] = field(default_factory=list)
     bad_input: bool = False
+    expected: bool = False  # the program has declared the non-finite values of this op
     result: torch.Tensor | None = None  # the first bad op's result as the program got it: its grad_fn is attached later
     made_inside: tuple[str, ...] = ()  # operands that an earlier op of the same autograd node made
     gradient_operands: tuple[int, ...] = ()  # of a backward op: operands that an earlier node of the backward made
@@ -113,6 +115,7 @@ class Microscope(TorchDispatchMode):
         self._wanted = wanted  # the one op to keep the operands of, after which the replay may stop
         self.failed: FailedOp | None = None
         self.event = -1
+        self.expected = False  # the running event was inside `expect_nonfinite`
         self.glue_stack: RawStack | None = None  # the live stack of the glue op that runs now
         self.thread = 0
         self._modules: list[tuple[str, str]] = []  # (path, type name) of the calls that run
@@ -257,6 +260,7 @@ class Microscope(TorchDispatchMode):
             node=node.name() if backward else None,
             forward_id=self._by_sequence.get(sequence) if sequence is not None else None,
             stack=self._live_stack(stack) if glue else stack,
+            expected=self.expected or expecting(),
         )
 
     def _recomputation(self, node: Any) -> Recomputation:

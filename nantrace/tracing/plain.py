@@ -49,21 +49,39 @@ def status_of(seen: Seen, origin: int | None) -> Status:
     if seen.bad:
         if seen.bad_input:
             return Status.PROPAGATED
-        return Status.DECLARED if has_literal(seen.arguments) else Status.GENERATED
+        return Status.DECLARED if has_literal(seen.arguments) or seen.expected else Status.GENERATED
     return Status.KILLED if seen.bad_input else Status.CLEAN
 
 
-def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
-    """The declared values that the step also held, and that are not on the path."""
-    found: dict[tuple[str, str], int] = {}
-    for seen in ops:
-        if seen.bad and seen.id not in path and not seen.bad_input and has_literal(seen.arguments):
-            key = (seen.facts.name, "the loss code" if seen.glue else seen.module or "the root module")
-            found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
-    return tuple(
-        Expected(f"{name} in {module}", "written on purpose: the value stands in the program", count)
-        for (name, module), count in found.items()
-    )
+def expected_of(run: Run, path: list[int]) -> tuple[Expected, ...]:
+    """The non-finite values that the step also held and that had no part in the symptom, with the reason of each."""
+    harmful = _reaching(run, path)
+    found: dict[tuple[str, str, str], int] = {}
+    for seen in run.microscope.ops:
+        if not seen.bad or seen.bad_input or seen.id in harmful:
+            continue
+        where = "the loss code" if seen.glue else seen.module or "the root module"
+        if seen.expected:
+            reason = "declared with nantrace.expect_nonfinite()"
+        elif has_literal(seen.arguments):
+            reason = "written on purpose: the value stands in the program"
+        else:
+            reason = "it had no part in what was noticed"
+        key = (f"{seen.facts.name} in {where}", reason, seen.module or "")
+        found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
+    return tuple(Expected(what, reason, count) for (what, reason, _), count in found.items())
+
+
+def _reaching(run: Run, path: list[int]) -> set[int]:
+    """The ops whose bad values went into the path, over bad values all the way."""
+    found = set(path)
+    waiting = list(path)
+    while waiting:
+        for writer, output, _ in run.microscope.ops[waiting.pop()].upstream:
+            if writer not in found and output in run.microscope.ops[writer].bad:
+                found.add(writer)
+                waiting.append(writer)
+    return found
 
 
 def where_ran(run: Run, namer: Namer, seen: Seen) -> str:

@@ -13,7 +13,17 @@ import torch
 from ..recording.attributes import put_attributes
 from ..recording.flatten import tensors_in
 from ..recording.state import in_modes, restore_random
-from ..recording.tape import EXTERNAL, EngineCall, EntryCall, FunctionCall, GlueOp, Token, replace_tokens, tokens_in
+from ..recording.tape import (
+    EXTERNAL,
+    EngineCall,
+    EntryCall,
+    FunctionCall,
+    GlueOp,
+    Token,
+    Update,
+    replace_tokens,
+    tokens_in,
+)
 from ..torch_private import own_parameters
 from .backward import play_engine
 from .inner import inner_tensors
@@ -23,6 +33,7 @@ from .run import Run, operand, unobserved
 def play(run: Run) -> None:
     for position, event in enumerate(run.events):
         run.microscope.event = position
+        run.microscope.expected = not isinstance(event, Update) and event.expected
         run.microscope.glue_stack = event.stack if isinstance(event, (GlueOp, FunctionCall)) else None
         if isinstance(event, EntryCall):
             _play_entry(run, event)

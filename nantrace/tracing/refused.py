@@ -12,11 +12,11 @@ from ..recording.flatten import tensors_in
 from ..recording.recorder import Recorder
 from ..recording.statistics import is_finite
 from ..recording.tape import Token, tokens_made_by
+from .environment import environment
 from .failures import Failure
-from .replay import replay
 from .run import Run
 from .summaries import first_bad_element
-from .trace import MAX_SYMPTOMS, environment, judge, symptom_of, symptom_tokens, tell
+from .trace import MAX_SYMPTOMS, judge, look_at, symptom_of, symptom_tokens, tell
 from .walk import DECLARED, State, Verdict, Walk
 
 _ABOUT_VALUES = (ValueError, ArithmeticError, AssertionError, RuntimeError)
@@ -37,7 +37,7 @@ def refused_value(failure: Failure, recorder: Recorder) -> Snapshot | None:
         return None
     run = failure.run
     if run is None:
-        run = replay(recorder.tape, recorder.names, tokens, alarm.kind == "gradient")
+        run = look_at(recorder, tokens, alarm.kind == "gradient")
         if run.error is not None:
             return None
     run.error = None  # it raised what the program raised

@@ -132,7 +132,7 @@ class Walk:
     def _decide(self, state: State, candidates: list[Verdict | State]) -> Verdict:
         seen = self.microscope.ops[state.op]
         if not candidates:
-            return Verdict(DECLARED if has_literal(seen.arguments) else GENERATED, state)
+            return Verdict(DECLARED if has_literal(seen.arguments) or seen.expected else GENERATED, state)
         judged: list[tuple[Verdict, State | None]] = []
         for candidate in candidates:
             if isinstance(candidate, Verdict):
@@ -144,9 +144,10 @@ class Walk:
             verdict, via = min(harmful, key=lambda pair: pair[0].order)
             return Verdict(verdict.kind, verdict.state, verdict.source, via)
         if math.isnan(self._value(state)) and self._made_of_infinities(seen, state):
-            return Verdict(GENERATED, state)  # inf - inf, 0 * inf, a fully masked row: declared infinities, a new NaN
+            # inf - inf, 0 * inf, a fully masked row: declared infinities, a new NaN
+            return Verdict(DECLARED if seen.expected else GENERATED, state)
         if not judged:
-            return Verdict(GENERATED, state)
+            return Verdict(DECLARED if seen.expected else GENERATED, state)
         verdict, via = min(judged, key=lambda pair: pair[0].order)
         return Verdict(DECLARED, verdict.state, verdict.source, via)
 
