@@ -58,6 +58,7 @@ class Explanation:
     source: BadSource | None = None
     declared: bool = False
     meant: bool = False  # declared with `expect_nonfinite`
+    guessed: bool = False  # the module is a guess from the parameters around the op
     definite: bool = False  # the op and its operands are known, nothing was guessed
     reasons: list[str] = field(default_factory=list)  # what the graph could not say, in sentences
     doubts: list[str] = field(default_factory=list)  # what was taken for granted
@@ -103,6 +104,7 @@ class _Telling:
         told.ops = self._ops(path, blamed.op, told.source is None)
         told.doubts = [*self.values.assumptions, *self.walk.doubts]
         told.reasons = self._reasons() + self._guessed(blamed, home)
+        told.guessed = not home.certain
         told.definite = not told.doubts
         return told
 
@@ -126,6 +128,7 @@ class _Telling:
         why = "it alone can make such a value of finite ones: its operands are not known"
         told.doubts = [f"{self._name(blamed.op)} is named because {why}"]
         told.reasons += self._guessed(blamed, home)
+        told.guessed = not home.certain
         return told
 
     def _name(self, number: int) -> str:

@@ -40,7 +40,7 @@ def without_replay(snapshot: Snapshot, alarm: Alarm, recorder: Recorder | None, 
     if isinstance(told, Explanation):
         alarm.meant = told.meant
         if told.origin is not None:
-            return from_explanation(snapshot, told)
+            return _placed_by_ring(from_explanation(snapshot, told), told, recorder)
     if alarm.kind in ("gradient", "write") and recorder is not None:
         found = apart(lambda: born_in_backward(snapshot, recorder))
         if found is not None:
@@ -64,6 +64,21 @@ def from_explanation(snapshot: Snapshot, told: Explanation) -> Snapshot:
         source_value=told.source,
         replay=facts,
     )
+
+
+def _placed_by_ring(snapshot: Snapshot, told: Explanation, recorder: Recorder | None) -> Snapshot:
+    """Where the module is a guess: a module without parameters below it, whose output was the first bad one."""
+    origin = snapshot.origin
+    first = next((e for e in snapshot.history.at(snapshot.step) if e.kind == "forward" and not e.finite), None)
+    if not told.guessed or origin is None or origin.module is None or first is None or recorder is None:
+        return snapshot
+    below = f"{origin.module}." if origin.module else ""
+    if not first.module.startswith(below) or any(
+        name.startswith(f"{first.module}.") for _, name in recorder.names.parameters.values()
+    ):
+        return snapshot
+    found = replace(origin, module=first.module, module_type=snapshot.modules.get(first.module))
+    return replace(snapshot, origin=found)
 
 
 def _from_ring(snapshot: Snapshot) -> Snapshot | None:
