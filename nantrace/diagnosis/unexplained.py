@@ -12,7 +12,7 @@ def transient(snapshot: Snapshot) -> Finding | None:
     """The step was replayed with all its state restored, and came out finite."""
     replay = snapshot.replay
     outside = snapshot.source_value is not None or snapshot.index is not None
-    if replay.reproduced is not False or replay.doubts or outside or not replay.ops:
+    if replay.reproduced is not False or replay.doubts or replay.changed or outside or not replay.ops:
         return None
     value = f" ({show(snapshot.symptom.value)})" if snapshot.symptom.value is not None else ""
     seen = f"{snapshot.symptom.kind} {snapshot.symptom.name}".strip()

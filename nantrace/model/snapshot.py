@@ -37,6 +37,7 @@ class ReplayFacts:
     ops: int = 0
     seconds: float = 0.0
     doubts: tuple[str, ...] = ()  # what had changed since the live run, in sentences: a difference proves nothing then
+    changed: tuple[str, ...] = ()  # the same, where the answer does not rest on the replay
 
 
 @dataclass(frozen=True, slots=True)

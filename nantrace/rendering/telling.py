@@ -145,7 +145,7 @@ def _state(snapshot: Snapshot) -> Iterable[Row]:
 
 def _replay(snapshot: Snapshot) -> str:
     replay = snapshot.replay
-    reasons = "; ".join(prose(reason).rstrip(".") for reason in (*replay.reasons, *replay.doubts))
+    reasons = "; ".join(prose(reason).rstrip(".") for reason in (*replay.reasons, *replay.changed, *replay.doubts))
     if replay.reproduced is None:
         return f"No replay: {reasons}." if reasons else "No replay of this step."
     size = f" ({numbers.counted(replay.ops, 'op')}, {numbers.duration(replay.seconds)})" if replay.ops else ""

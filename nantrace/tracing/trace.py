@@ -125,7 +125,8 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
-    node = judged.owners.unseen_node(verdict.source) if verdict.kind == EXTERNAL and verdict.source is not None else None
+    source = verdict.source if verdict.kind == EXTERNAL else None
+    node = judged.owners.unseen_node(source) if source is not None else None
     if node is not None:
         return _computed_unseen(snapshot, facts, node)
     looker = partial(look_again, recorder.tape, recorder.names, run)
