@@ -29,12 +29,13 @@ from .run import Run
 from .schema import PLUMBING
 from .slicing import slice_for
 from .sources import Owners, labels_for
-from .summaries import describe, first_bad_element, same_bits, spread_bad_elements
+from .summaries import describe, first_bad_element, same_bits, spread_bad_elements, value_at
 from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
 
+_CHOOSING = ("where", "masked_fill")
 MAX_SYMPTOMS = 16  # of the bad gradients, how many are walked
 MAX_ELEMENTS = 16  # of each, how many bad elements: they may have different origins, and the earliest one counts
 
@@ -108,7 +109,7 @@ def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
     """Walk back from the symptom in what was seen."""
     owners = Owners(run, recorder.names, recorder.tape.data_ops)
     owners.note_symptoms(tokens)
-    walk = Walk(run.microscope, owners.declares)
+    walk = Walk(run.microscope, owners.declares, owners.is_number)
     return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
 
 
@@ -326,7 +327,12 @@ def _harmful(run: Run, states: list[State]) -> State | None:
     """A declared value that became the symptom: the op that let the masked element into a smaller result.
 
     A sum over masked scores, or a loss that picks a masked class; ops that keep every element only carry it along.
+    A NaN that a mask chose is harmful there already: nothing downstream can take it for a masked score.
     """
+    for state in states[:2]:  # the number itself may be an op of its own
+        seen = run.microscope.ops[state.op]
+        if seen.facts.name in _CHOOSING and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
+            return state
     for state in states[1:]:
         seen = run.microscope.ops[state.op]
         largest = max((prod(place.shape) for _, place in seen.places), default=0)
