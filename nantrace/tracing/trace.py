@@ -14,7 +14,7 @@ from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
 from ..recording.recorder import Recorder
 from ..recording.tape import EXTERNAL as FROM_OUTSIDE
-from ..recording.tape import GRADIENT, Token
+from ..recording.tape import GRADIENT, EngineCall, Token
 from ..torch_private import sparse_values
 from .environment import environment
 from .examples import example_of, example_of_derivative
@@ -126,7 +126,8 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
-    node = judged.owners.unseen_node(verdict.source) if verdict.kind == EXTERNAL and verdict.source is not None else None
+    source = verdict.source if verdict.kind == EXTERNAL else None
+    node = judged.owners.unseen_node(source) if source is not None else None
     if node is not None:
         return _computed_unseen(snapshot, facts, node)
     looker = partial(look_again, recorder.tape, recorder.names, run)
@@ -155,6 +156,8 @@ def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Jud
 
 def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:
     run, walk, owners, start = judged.run, judged.walk, judged.owners, judged.start
+    if alarm.kind in ("gradient", "write") and run.first_accumulation is None:
+        run.first_accumulation = _last_engine_call(run)
     alarm.meant = (
         verdict.kind == DECLARED and verdict.state is not None and run.microscope.op(verdict.state.op).expected
     )
@@ -209,6 +212,12 @@ def symptom_of(alarm: Alarm) -> Symptom:
         summary = describe(tensor.detach())
     kind = {"write": "gradient"}.get(alarm.kind, alarm.kind)
     return Symptom(kind, name or (alarm.named[0][0] if alarm.named else ""), summary, alarm.value, alarm.where)
+
+
+def _last_engine_call(run: Run) -> int | None:
+    """Where gradients came of `autograd.grad` alone: what ran after the last call handled them, it is no loss."""
+    calls = [position for position, event in enumerate(run.events) if isinstance(event, EngineCall)]
+    return calls[-1] if calls else None
 
 
 def symptom_tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
