@@ -257,6 +257,18 @@ def test_uninitialised_memory_that_is_written_is_not_accused() -> None:
 # Reductions of nothing
 
 
+def test_a_sparse_matrix_is_followed_through_its_values() -> None:
+    """A bad value that a sparse tensor carries on belongs to the op before it."""
+
+    def propagate(w: Tensor, x: Tensor) -> Tensor:
+        edges = torch.tensor([[0, 1], [1, 0]])
+        return torch.sparse.mm(torch.sparse_coo_tensor(edges, torch.log(w), (2, 2)), x)
+
+    report = report_on(propagate, [0.0, 1.0], torch.ones(2, 3))
+
+    assert (report.origin.op, report.cause, report.reproduced) == ("log", "log-domain", True)
+
+
 def test_the_mean_of_nothing() -> None:
     """A mean over an empty selection generates the NaN."""
     report = report_on(lambda w: w[w > 5].mean(), [1.0, 2.0])
