@@ -262,7 +262,7 @@ def test_a_sparse_matrix_is_followed_through_its_values() -> None:
 
     def propagate(w: Tensor, x: Tensor) -> Tensor:
         edges = torch.tensor([[0, 1], [1, 0]])
-        return torch.sparse.mm(torch.sparse_coo_tensor(edges, torch.log(w), (2, 2)), x)
+        return torch.sparse.mm(torch.sparse_coo_tensor(edges, torch.log(w), (2, 2), check_invariants=True), x)
 
     report = report_on(propagate, [0.0, 1.0], torch.ones(2, 3))
 
