@@ -11,13 +11,39 @@ import torch
 
 import nantrace
 
-from . import backward, clean, data, divisions, domains, logarithms, optimizers, overflowing, precision, recurrent
+from . import (
+    backward,
+    batches,
+    clean,
+    data,
+    divisions,
+    domains,
+    logarithms,
+    optimizers,
+    overflowing,
+    precision,
+    recurrent,
+    structures,
+)
 from .cases import PROGRAMS, Failure, Training
 
 # Torch warns of some of these programs itself (a standard deviation of one element).
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-MODULES = (backward, clean, data, divisions, domains, logarithms, optimizers, overflowing, precision, recurrent)
+MODULES = (
+    backward,
+    batches,
+    clean,
+    data,
+    divisions,
+    domains,
+    logarithms,
+    optimizers,
+    overflowing,
+    precision,
+    recurrent,
+    structures,
+)
 OTHERS = {"__init__", "cases", "test_reported"}
 
 
