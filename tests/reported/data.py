@@ -263,7 +263,7 @@ class VqVae(nn.Module):
 
 
 @failure(
-    missing="a buffer that is replaced by assignment is not put back to what it was when the step began",
+    missing="rows that an earlier step wrote as 0/0 are taken, with certainty, for rows that were never written",
     step=1,
     phase="parameters",
     op=("cdist", "_cdist", "euclidean_dist", "_euclidean_dist", "index"),
