@@ -6,7 +6,7 @@ from math import isfinite, isnan
 
 from ..model import Cause, Origin, Remedy, Snapshot
 from .finding import Finding
-from .numbers import fractional, inside_one, limits, margin, plural, show, show_index
+from .numbers import fractional, inside_one, limits, margin, number, plural, show, show_index
 from .reading import (
     dtype_of,
     element,
@@ -34,9 +34,11 @@ _POLES = ("lgamma", "digamma", "polygamma", "mvlgamma", "gammaln", "psi")
 
 def sqrt_domain(snapshot: Snapshot) -> Finding | None:
     """The square root of a negative number was taken."""
-    origin = generated_at(snapshot, "sqrt", "rsqrt")
+    origin = generated_at(snapshot, "sqrt", "rsqrt", "batch_norm")
     if origin is None:
         return None
+    if origin.op == "batch_norm":
+        return _negative_variance(origin)
     x, found = main_element(origin), main_summary(origin)
     if x is not None:
         if not x < 0:
@@ -66,6 +68,23 @@ def sqrt_domain(snapshot: Snapshot) -> Finding | None:
             )
         )
     return Finding(Cause.SQRT_DOMAIN, confidence, tuple(evidence), tuple(advice))
+
+
+def _negative_variance(origin: Origin) -> Finding | None:
+    """A batch norm in eval mode takes the root of its running variance."""
+    variance, found = element(origin, "running_var"), summary(origin, "running_var")
+    eps = number(origin.arguments.get("eps")) or 0.0
+    if variance is None or found is None or not variance + eps < 0:
+        return None
+    name = (found.label or "running_var").removeprefix("buffer ")
+    advice = Remedy(
+        "No data makes a variance negative: running_var was written or loaded wrongly. Load it from a good checkpoint, "
+        "or reset the statistics and run in training mode until they are learned again.",
+        f"model.{name.rpartition('.')[0] or 'bn'}.reset_running_stats()",
+    )
+    counted = f"{name} holds {plural(found.negative or 1, 'negative value')}, down to {show(found.min or variance)}"
+    text = equation(origin, f"... / sqrt({show(variance)} + {show(eps)})")
+    return Finding(Cause.SQRT_DOMAIN, "certain", (text, counted), (advice,))
 
 
 def cancellation(snapshot: Snapshot, value: float | None) -> str | None:

@@ -56,6 +56,8 @@ _SUMS = ("sum", "mean", "cumsum", "dot", "mv", "trace", "linalg_vector_norm", "m
 
 def _clash(origin: Origin) -> str | None:
     a, b = element(origin, "self"), element(origin, "other")
+    if origin.derivative and origin.op in ("logaddexp", "logaddexp2") and a is not None and a == b and isinf(a):
+        return f"both operands of {origin.op} are {show(a)}, so its derivative exp({show(a)} - {show(a)}) is undefined"
     if origin.derivative:
         factors = [factor for factor in (a, b) if factor is not None and isinf(factor)]
         if origin.op != "mul" or element(origin, "grad") != 0 or not factors:

@@ -33,12 +33,12 @@ def log_domain(snapshot: Snapshot) -> Finding | None:
         return _product_with_logarithm(snapshot, origin)
     if op == "logit":
         return _logit(origin)
-    if op in ("logdet", "slogdet", "linalg_slogdet") and any(found.nonfinite for found in origin.outputs):
+    if _of_determinant(origin) and any(found.nonfinite for found in origin.outputs):
         made = "negative" if any(found.nan for found in origin.outputs) else "zero (the matrix is singular)"
         return Finding(
             Cause.LOG_DOMAIN,
             "likely",
-            (f"{origin.op} of a finite matrix is not finite: its determinant is {made}",),
+            (f"the log-determinant of a finite matrix is not finite: its determinant is {made}",),
             (
                 Remedy(
                     "Add a small multiple of the identity, eps * I, before the determinant.",
@@ -62,6 +62,13 @@ def log_domain(snapshot: Snapshot) -> Finding | None:
         f", {plural(found.zero, 'exact zero')} among them" if found.zero else ""
     )
     return Finding(Cause.LOG_DOMAIN, "likely", (text, *_story(snapshot, origin, None)), _for_log(snapshot, origin))
+
+
+def _of_determinant(origin: Origin) -> bool:
+    """Whether the op is a log-determinant; torch.logdet chooses its NaN with `where`."""
+    source = origin.source
+    called = (source.expression or source.code or "") if source is not None else ""
+    return origin.op in ("logdet", "slogdet", "linalg_slogdet") or origin.op == "where" and "logdet(" in called
 
 
 def _product_with_logarithm(snapshot: Snapshot, origin: Origin) -> Finding | None:

@@ -14,7 +14,7 @@ from .numbers import limits, log_of, number, show, show_index, show_power
 from .reading import dtype_of, element, main_element, main_operand, main_summary, summary
 
 _EXPONENTIALS = {"exp": 1 / log(10), "exp2": log10(2), "expm1": 1 / log(10), "sinh": 1 / log(10), "cosh": 1 / log(10)}
-_CASTS = frozenset({"to", "to_copy", "copy", "half", "bfloat16", "convert_element_type"})
+CASTS = frozenset({"to", "to_copy", "copy", "half", "bfloat16", "convert_element_type"})
 _PRODUCTS = frozenset(
     {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul", "linear", "einsum"}
 )
@@ -46,7 +46,7 @@ def reach(origin: Origin) -> Reach | None:
             return None
         power = abs(x) if op in ("sinh", "cosh") else x
         return Reach(f"{op}({show(x)}) = {show_power(power * _EXPONENTIALS[op])}", power * _EXPONENTIALS[op], True)
-    if op in _CASTS:
+    if op in CASTS:
         return _cast(origin)
     if op in _PRODUCTS:
         return _product(origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .casts import narrowed_gradient
 from .division import zero_division
 from .domains import domain, pow_domain, sqrt_domain
 from .factorizations import refused_factorization
@@ -47,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     masked_gradient,
     inf_arithmetic,
     overflow,
+    narrowed_gradient,
     overflow_in_backward,
     # True as well, but never the first thing to say.
     underflowed_operand,

@@ -189,6 +189,12 @@ def readable(tensor: torch.Tensor) -> torch.Tensor | None:
     return tensor
 
 
+def stored(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor whose memory holds the values: a sparse tensor's stored values, any other tensor itself."""
+    values = None if tensor.layout is torch.strided else _values_of_sparse(tensor)
+    return tensor if values is None else values
+
+
 def _values_of_sparse(tensor: torch.Tensor) -> torch.Tensor | None:
     if tensor.layout is torch.sparse_coo:
         return sparse_values(tensor)

@@ -21,6 +21,7 @@ from ..model import TensorSummary
 from ..recording.expecting import expecting
 from ..recording.flatten import tensors_in
 from ..recording.frames import RawStack, raw_stack_here
+from ..recording.statistics import stored
 from ..recording.tape import EntryCall
 from ..torch_private import TorchDispatchMode, node_sequence_number, running_node, sequence_number
 from .place import Place, place_of
@@ -75,6 +76,7 @@ class Seen:
     kept_outputs: list[Kept] = field(default_factory=list)
     bad_input: bool = False
     expected: bool = False  # the program has declared the non-finite values of this op
+    sparse: bool = False  # an operand or a result is sparse: it is known by its stored values alone
     result: torch.Tensor | None = None  # the first bad op's result as the program got it: its grad_fn is attached later
     made_inside: tuple[str, ...] = ()  # operands that an earlier op of the same autograd node made
     gradient_operands: tuple[int, ...] = ()  # of a backward op: operands that an earlier node of the backward made
@@ -167,11 +169,14 @@ class Microscope(TorchDispatchMode):
         self, func: Any, facts: OpFacts, args: Any, kwargs: Any, result: Any, before: dict[int, torch.Tensor]
     ) -> None:
         number = len(self.ops)
-        inputs = list(operands(facts, args, kwargs))
-        results = list(tensors_in(result))
-        returned = {id(tensor) for tensor in results}
-        results += [tensor for tensor in written_in(facts, args, kwargs) if id(tensor) not in returned]
+        given = list(operands(facts, args, kwargs))
+        made = list(tensors_in(result))
+        returned = {id(tensor) for tensor in made}
+        made += [tensor for tensor in written_in(facts, args, kwargs) if id(tensor) not in returned]
+        inputs = [(name, stored(tensor)) for name, tensor in given]
+        results = [stored(tensor) for tensor in made]
         seen = self._seen(number, facts)
+        seen.sparse = any(tensor.layout is not torch.strided for tensor in (*made, *(t for _, t in given)))
         self._name_sequence(number)
         if self._wanted is not None and number != self._wanted:
             self.ops.append(seen)
@@ -206,6 +211,7 @@ class Microscope(TorchDispatchMode):
         if seen.bad or number == self._wanted:
             self._keep(seen, inputs, results, before)
             seen.func, seen.args, seen.kwargs = func, args, kwargs
+            seen.result = made[0] if made and not seen.backward else None
         self.ops.append(seen)
         for output, place in enumerate(seen.outputs):
             if place.storage:
@@ -227,7 +233,6 @@ class Microscope(TorchDispatchMode):
             kept = Kept("", tensor)
             seen.kept_outputs.append(kept)
             self._holders[kept.place.storage].append(kept)
-        seen.result = results[0] if results and not seen.backward else None
 
     def _is_bad(self, tensor: torch.Tensor, place: Place) -> bool:
         if not (tensor.is_floating_point() or tensor.is_complex()):

@@ -1,7 +1,7 @@
 """Values that the loop's own data code made: a target of log(0), a normalisation by a zero deviation.
 
 Ops on data alone are not replayed. They were noted with weak references to their operands: where these are still
-alive, the op that made the bad value out of finite ones is known all the same.
+alive, or can be computed again, the op that made the bad value out of finite ones is known all the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..recording.tape import DataOp, version_of
 from .examples import example_of
 from .microscope import Kept, Seen
 from .place import place_of
-from .reach import Index
+from .reach import Index, broadcast
 from .schema import PLUMBING, OpFacts, facts_of, has_literal, operands, scalars
 from .summaries import describe, first_bad_element, value_at
 from .walk import State
@@ -29,13 +29,18 @@ from .walk import State
 
 @dataclass(slots=True)
 class Prepared:
-    """A data op with its operands, alive."""
+    """A data op with its operands, alive or computed again; None stands for one that is lost."""
 
     facts: OpFacts
     note: DataOp
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: list[torch.Tensor]
+    lost: bool
+
+
+class _Lost(Exception):
+    """An operand is gone, and cannot be computed again."""
 
 
 def origin_in_data(tensor: torch.Tensor, index: Index, notes: list[DataOp]) -> Origin | None:
@@ -45,8 +50,9 @@ def origin_in_data(tensor: torch.Tensor, index: Index, notes: list[DataOp]) -> O
     """
     seen_before = len(notes)
     mixed: Origin | None = None
+    again: dict[int, tuple[torch.Tensor, int]] = {}  # what was computed again, and the number of its op
     while True:
-        found = _writer(tensor, index, notes[:seen_before])
+        found = _writer(tensor, index, notes[:seen_before], again)
         if found is None:
             return None
         op, output, at, seen_before = found
@@ -54,6 +60,8 @@ def origin_in_data(tensor: torch.Tensor, index: Index, notes: list[DataOp]) -> O
         if op.facts.uninitialised or any(operand is op.outputs[output] for _, operand in inputs):
             return None  # written in place: what stood there before is gone
         bad = [operand for _, operand in inputs if not is_finite(operand)]
+        if not bad and op.lost and not _divides_by_zero(op, inputs, at):
+            return None
         if not bad:
             return _origin(op, inputs, output, at) or mixed
         first = first_bad_element(bad[0])
@@ -64,14 +72,18 @@ def origin_in_data(tensor: torch.Tensor, index: Index, notes: list[DataOp]) -> O
         tensor, index = bad[0], first[0]
 
 
-def _writer(tensor: torch.Tensor, index: Any, notes: list[DataOp]) -> tuple[Prepared, int, Any, int] | None:
-    """The newest noted op whose result covers this element, with its operands; None where any of them has died."""
+def _writer(
+    tensor: torch.Tensor, index: Any, notes: list[DataOp], again: dict[int, tuple[torch.Tensor, int]]
+) -> tuple[Prepared, int, Any, int] | None:
+    """The newest noted op whose result covers this element, with its operands."""
+    if id(tensor) in again:
+        number = again[id(tensor)][1]
+        return _prepared(notes, number, tensor, again), 0, index, number
     place = place_of(tensor)
     address = place.address(index)
     for number in range(len(notes) - 1, -1, -1):
         note = notes[number]
-        facts = facts_of(note.func)
-        if facts.is_view:
+        if facts_of(note.func).is_view:
             continue
         for reference, storage in zip(note.outputs, note.storages, strict=True):
             if storage != place.storage or not place.storage:
@@ -80,22 +92,69 @@ def _writer(tensor: torch.Tensor, index: Any, notes: list[DataOp]) -> tuple[Prep
             if made is None:
                 return None  # a view of this memory that is gone was written: by what is not known any more
             at = place_of(made).index_of(address)
-            if at is None:
-                continue
-            args, kwargs = replace_leaves(note.args, weakref.ref, lambda ref: ref())
-            operands_now = tensors_in((args, kwargs))
-            if len(operands_now) != _references(note.args):
-                return None
-            if note.versions[: len(operands_now)] != [version_of(tensor) for tensor in operands_now]:
-                return None  # an operand has been written since: what the op read is gone
-            return Prepared(facts, note, args, kwargs, [made]), 0, at, number
+            if at is not None:
+                return _prepared(notes, number, made, again), 0, at, number
     return None
 
 
-def _references(value: Any) -> int:
-    found: list[Any] = []
-    replace_leaves(value, weakref.ref, found.append)
-    return len(found)
+def _prepared(
+    notes: list[DataOp], number: int, output: torch.Tensor, again: dict[int, tuple[torch.Tensor, int]]
+) -> Prepared:
+    note = notes[number]
+    lost: list[Any] = []
+    versions = iter(note.versions)
+
+    def operand(reference: weakref.ref[torch.Tensor]) -> torch.Tensor | None:
+        try:
+            return _alive(notes[:number], reference, next(versions), again)
+        except (_Lost, RuntimeError):  # a second run may fail where the first did not, for memory
+            lost.append(reference)
+            return None
+
+    args, kwargs = replace_leaves(note.args, weakref.ref, operand)
+    return Prepared(facts_of(note.func), note, args, kwargs, [output], bool(lost))
+
+
+def _alive(
+    notes: list[DataOp],
+    reference: weakref.ref[torch.Tensor],
+    version: int,
+    again: dict[int, tuple[torch.Tensor, int]],
+) -> torch.Tensor:
+    """The operand as the op read it: itself, or a second result of the op that made it."""
+    tensor = reference()
+    if tensor is not None:
+        if version_of(tensor) != version:
+            raise _Lost  # it has been written since
+        return tensor
+    for number in range(len(notes) - 1, -1, -1):
+        for position, made in enumerate(notes[number].outputs):
+            if made is reference:
+                tensor = _computed_again(notes, number, position, again)
+                again[id(tensor)] = (tensor, number)
+                return tensor
+    raise _Lost
+
+
+def _computed_again(
+    notes: list[DataOp], number: int, position: int, again: dict[int, tuple[torch.Tensor, int]]
+) -> torch.Tensor:
+    note, facts = notes[number], facts_of(notes[number].func)
+    if facts.written or facts.uninitialised or torch.Tag.nondeterministic_seeded in note.func.tags:
+        raise _Lost
+    versions = iter(note.versions)
+    args, kwargs = replace_leaves(
+        note.args, weakref.ref, lambda reference: _alive(notes[:number], reference, next(versions), again)
+    )
+    with torch.no_grad():
+        made = [tensor for tensor in tensors_in(note.func(*args, **kwargs)) if tensor.is_floating_point()]
+    return made[position]
+
+
+def _divides_by_zero(op: Prepared, inputs: list[tuple[str, torch.Tensor]], index: Any) -> bool:
+    """Whether the denominator alone proves it, whatever was divided."""
+    other = dict(inputs).get("other") if op.facts.name in ("div", "true_divide") else None
+    return other is not None and bool(other[broadcast(index, tuple(other.shape))] == 0)
 
 
 def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, index: Any) -> Origin | None:

@@ -55,6 +55,8 @@ def everything(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]
 
 def _rule_for(seen: Seen) -> Callable[[Seen, int, Index], list[tuple[int, Region]]]:
     name = seen.facts.name
+    if seen.sparse:
+        return everything  # which element a stored value is, its indices say
     if seen.facts.is_foreach:
         return _foreach
     if "backward" in seen.facts.aten:  # named after its forward op, but with operands of its own

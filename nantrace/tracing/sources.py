@@ -81,6 +81,11 @@ class Owners:
             return reader is not None and isinstance(self._run.events[reader], EntryCall)
         return False
 
+    def is_number(self, source: Source) -> bool:
+        """Whether a NaN came as a single value that is no parameter, buffer or input: as a Python number does."""
+        owned = self.of(source.place.storage).kind in ("parameter", "buffer", "input")
+        return math.isnan(source.value) and source.tensor.dim() == 0 and not owned
+
     def made_by_data(self, source: Source) -> Origin | None:
         """The op of the loop's data code that generated a value, where that can still be shown."""
         if self.of(source.place.storage).kind in ("parameter", "buffer"):

@@ -14,7 +14,7 @@ from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
 from ..recording.recorder import Recorder
 from ..recording.tape import EXTERNAL as FROM_OUTSIDE
-from ..recording.tape import GRADIENT, Token
+from ..recording.tape import GRADIENT, EngineCall, Token
 from ..torch_private import sparse_values
 from .environment import environment
 from .examples import example_of, example_of_derivative
@@ -29,12 +29,13 @@ from .run import Run
 from .schema import PLUMBING
 from .slicing import slice_for
 from .sources import Owners, labels_for
-from .summaries import describe, first_bad_element, same_bits, spread_bad_elements
+from .summaries import describe, first_bad_element, same_bits, spread_bad_elements, value_at
 from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
 
+_CHOOSING = ("where", "masked_fill")
 MAX_SYMPTOMS = 16  # of the bad gradients, how many are walked
 MAX_ELEMENTS = 16  # of each, how many bad elements: they may have different origins, and the earliest one counts
 
@@ -108,7 +109,7 @@ def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
     """Walk back from the symptom in what was seen."""
     owners = Owners(run, recorder.names, recorder.tape.data_ops)
     owners.note_symptoms(tokens)
-    walk = Walk(run.microscope, owners.declares)
+    walk = Walk(run.microscope, owners.declares, owners.is_number)
     return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
 
 
@@ -155,6 +156,8 @@ def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Jud
 
 def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:
     run, walk, owners, start = judged.run, judged.walk, judged.owners, judged.start
+    if alarm.kind in ("gradient", "write") and run.first_accumulation is None:
+        run.first_accumulation = _last_engine_call(run)
     alarm.meant = (
         verdict.kind == DECLARED and verdict.state is not None and run.microscope.op(verdict.state.op).expected
     )
@@ -209,6 +212,12 @@ def symptom_of(alarm: Alarm) -> Symptom:
         summary = describe(tensor.detach())
     kind = {"write": "gradient"}.get(alarm.kind, alarm.kind)
     return Symptom(kind, name or (alarm.named[0][0] if alarm.named else ""), summary, alarm.value, alarm.where)
+
+
+def _last_engine_call(run: Run) -> int | None:
+    """Where gradients came of `autograd.grad` alone: what ran after the last call handled them, it is no loss."""
+    calls = [position for position, event in enumerate(run.events) if isinstance(event, EngineCall)]
+    return calls[-1] if calls else None
 
 
 def symptom_tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
@@ -327,7 +336,12 @@ def _harmful(run: Run, states: list[State]) -> State | None:
     """A declared value that became the symptom: the op that let the masked element into a smaller result.
 
     A sum over masked scores, or a loss that picks a masked class; ops that keep every element only carry it along.
+    A NaN that a mask chose is harmful there already: nothing downstream can take it for a masked score.
     """
+    for state in states[:2]:  # the number itself may be an op of its own
+        seen = run.microscope.ops[state.op]
+        if seen.facts.name in _CHOOSING and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
+            return state
     for state in states[1:]:
         seen = run.microscope.ops[state.op]
         largest = max((prod(place.shape) for _, place in seen.places), default=0)

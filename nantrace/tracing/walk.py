@@ -66,6 +66,7 @@ class Walk:
 
     microscope: Microscope
     declares: Any  # (Source) -> bool: an external value that the program means
+    is_number: Any = lambda source: False  # (Source) -> bool: a NaN that was a Python number
     verdicts: dict[State, Verdict] = field(default_factory=dict)
     first_bad: dict[int, tuple[Index, float] | None] = field(default_factory=dict)  # by the identity of what is kept
 
@@ -123,6 +124,8 @@ class Walk:
         for kept, index, value in chosen:
             upstream = self._upstream(kept, kept.place, index, value, state.op)
             if isinstance(upstream, Source):
+                if seen.facts.name == "where" and self.is_number(upstream):
+                    return [Verdict(DECLARED, state)]  # a NaN that stands in the program: this op chose it
                 upstream.operand = kept.name
                 found.append(Verdict(DECLARED if self.declares(upstream) else EXTERNAL, None, upstream))
             else:

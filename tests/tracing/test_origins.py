@@ -140,6 +140,30 @@ def test_zero_times_a_declared_infinity() -> None:
     assert (report.origin.op, report.cause) == ("mul", "inf-arithmetic")
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["in-the-model", "in-the-loss"])
+def test_a_nan_that_where_chose(inside: bool) -> None:
+    """A NaN that stands in the program as a number and was not taken out again: `where` is the origin, no label is."""
+
+    def choose(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, NAN)
+
+    if inside:
+        report = report_on(lambda w: choose(w * 2), [1.0, -1.0])
+    else:
+        report = report_on(lambda w: w * 2, [1.0, -1.0], loss=lambda out: choose(out).sum())
+
+    assert (report.origin.op, report.phase) == ("where", "forward" if inside else "loss")
+    assert report.snapshot.source_value is None
+
+
+def test_the_determinant_that_has_no_logarithm() -> None:
+    """torch.logdet writes its NaN with `where`: the determinant is to blame."""
+    report = report_on(lambda w: torch.logdet(torch.diag(w)), [1.0, -1.0])
+
+    assert (report.cause, report.phase) == ("log-domain", "forward")
+    assert "determinant is negative" in report.evidence[0]
+
+
 def test_max_pool_padding_is_silent() -> None:
     """The -inf padding of a max-pool is internal to it."""
     assert stays_silent(lambda w: F.max_pool2d(w[None, None], 2, padding=1), torch.randn(4, 4)).reports == []
@@ -231,6 +255,18 @@ def test_uninitialised_memory_that_is_written_is_not_accused() -> None:
 
 
 # Reductions of nothing
+
+
+def test_a_sparse_matrix_is_followed_through_its_values() -> None:
+    """A bad value that a sparse tensor carries on belongs to the op before it."""
+
+    def propagate(w: Tensor, x: Tensor) -> Tensor:
+        edges = torch.tensor([[0, 1], [1, 0]])
+        return torch.sparse.mm(torch.sparse_coo_tensor(edges, torch.log(w), (2, 2), check_invariants=True), x)
+
+    report = report_on(propagate, [0.0, 1.0], torch.ones(2, 3))
+
+    assert (report.origin.op, report.cause, report.reproduced) == ("log", "log-domain", True)
 
 
 def test_the_mean_of_nothing() -> None:

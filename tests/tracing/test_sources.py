@@ -141,6 +141,13 @@ def test_a_bad_parameter(value: float) -> None:
     assert (report.origin.op, report.origin.module) == ("addmm", "second")
 
 
+def test_a_bad_parameter_that_where_chose() -> None:
+    """A learned number is no literal: it was bad before the step began."""
+    report = report_on(lambda w: torch.where(torch.tensor([True, False]), w, torch.ones(2)), NAN)
+
+    assert (report.phase, report.cause, report.snapshot.source_value.name) == ("parameters", "bad-parameter", "w")
+
+
 def test_a_bad_buffer() -> None:
     """So is a buffer."""
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
