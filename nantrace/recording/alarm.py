@@ -14,6 +14,7 @@ from . import kernel
 from .frames import RawStack
 from .statistics import accumulation, is_finite, readable
 from .tape import GlueOp, Token, version_of
+from .undo import Memory
 
 Named = tuple[str, torch.Tensor]
 
@@ -31,6 +32,11 @@ class Alarm:
     optimizer: torch.optim.Optimizer | None = None
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
+    memory: Memory | None = None  # for "parameter": the optimizer's weights and state before its step
+    obstacle: str = ""  # why the update cannot be refused or undone, in half a sentence
+    advisory: bool = False  # a warning, whatever is done about anomalies: nothing bad has happened to the weights
+    unless_backward: bool = False  # no anomaly where the value turns out to be born in the (scaled) backward
+    left_over: str = ""  # what stays changed where it is, in half a sentence
 
 
 @dataclass(slots=True)

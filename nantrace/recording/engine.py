@@ -84,6 +84,8 @@ class EngineRecorder:
             pending.gradients = {key: known for key, known in after.items() if pending.before.get(key) != known}
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
+        if session.refusal is not None:
+            session.refusal.backward_ran()
         session.update_point = len(session.tape.events)
         session.ring.mark()
 

@@ -14,10 +14,11 @@ from .alarm import Alarm, Named
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
+from .refusal import StepRefused
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
-from .tape import EXTERNAL, GRADIENT, DataOp, FunctionCall, GlueOp, Token, Update
+from .tape import EXTERNAL, GRADIENT, PARAMETER, DataOp, FunctionCall, GlueOp, Token, Update
 
 MAX_DATA_OPS = 512
 
@@ -37,8 +38,11 @@ class GlueRecorder:
         """The random state that an op is about to draw from."""
         return torch_random_now()
 
-    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy what the tape still needs, and look at an update of the parameters before it happens."""
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Copy what the tape still needs, and look at an update of the parameters before it happens.
+
+        Returns whether the op is refused.
+        """
         session = self._session
         writes: list[Named] = []
         try:
@@ -49,10 +53,29 @@ class GlueRecorder:
                     session.tape.save_before_write(token)
             if session.gradients.present:
                 writes = self._parameters_written(targets)
+            if session.refusal is not None and (session.in_closure or not session.clock.has_optimizers):
+                self._keep_for_undo(targets)
         except Exception as error:
             session.fault(error)
-        if writes:
-            self._update(args, kwargs, writes)
+        return bool(writes) and self._update(args, kwargs, writes)
+
+    def _keep_for_undo(self, targets: list[torch.Tensor]) -> None:
+        """Keep what an update writes: weights and the state of a hand-written optimizer, not what the step has made."""
+        session = self._session
+        if not session.gradients.present and not session.in_closure:
+            return
+        lasting = []
+        for target in targets:
+            token = session.tape.known(target)
+            made_now = token is not None and token.kind not in (EXTERNAL, PARAMETER)
+            if not made_now or target.untyped_storage().data_ptr() in self._storages:
+                if session.gradients.owner(target) is None:
+                    lasting.append(target)
+        above = session.quiet()
+        try:
+            session.refusal.journal.before_write(lasting)
+        finally:
+            session.loud(above)
 
     def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, random: Any) -> None:
         """Put the op on the tape; one on data alone is only noted."""
@@ -149,9 +172,12 @@ class GlueRecorder:
         found = [parameters[self._storages[storage]] for storage in written if storage in self._storages]
         return [(name, parameter) for parameter, name in found]
 
-    def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> None:
+    def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> bool:
         """A glue op is about to write parameters after a backward: refuse it while they are clean."""
         session = self._session
+        if session.refusal is not None and session.refusal.refused:
+            return self._refused()
+        refuse = False
         above = session.quiet()
         try:
             alarm = self._bad_update(args, kwargs, writes)
@@ -159,13 +185,24 @@ class GlueRecorder:
             session.fault(error)
             alarm = None
         try:
-            if alarm is not None:
-                session.raise_alarm(alarm)
+            if alarm is not None and session.raise_alarm(alarm):
+                session.refusal.refuse(None)
+                refuse = True
         finally:
             session.loud(above)
+        if refuse:
+            return self._refused()
         if not session.hand_written:
             session.hand_written = not session.in_closure
             session.tape.add(Update(frozenset(id(p) for _, p in writes), "a hand-written update"))
+        return False
+
+    def _refused(self) -> bool:
+        """The op is not run. A step with a closure ends here; hand-written code goes on, and writes no weights."""
+        if self._session.in_closure:
+            raise StepRefused
+        self._session.hand_written = True
+        return True
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..torch_private import EngineArguments
-from . import patches
+from . import patches, schedules
 from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
@@ -21,7 +21,9 @@ from .glue import GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
 from .names import ModuleNames
+from .refusal import Refusal
 from .ring import Ring
+from .scalers import ScalerRecorder
 from .session import Session
 from .tape import Tape
 from .updates import UpdateRecorder
@@ -33,6 +35,8 @@ MAX_TAPE_BYTES = 1 << 30
 class Recorder:
     """Records one watch. `on_alarm` is called with each alarm, before the value can have consequences; it may raise.
 
+    With `skips`, an alarm for which it returns True is refused: its step ends as if the batch had not been there.
+
     Everything else is guarded: a fault of our own is logged once and recording degrades, the run goes on.
     """
 
@@ -43,13 +47,18 @@ class Recorder:
         capacity: int,
         statistics: bool,
         strict: bool,
-        on_alarm: Callable[[Alarm], None],
+        on_alarm: Callable[[Alarm], bool],
+        skips: bool,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
-        self.session = Session(names, Ring(capacity), tape, StepClock(names), on_alarm, strict, Gradients(names))
-        self._updates = UpdateRecorder(self.session)
+        clock, gradients = StepClock(names), Gradients(names)
+        self.session = Session(names, Ring(capacity), tape, clock, on_alarm, strict, gradients, self.thread)
+        if skips:
+            self.session.refusal = Refusal(self.session)
+        self._updates = UpdateRecorder(self.session, keeps_foreign=statistics)
+        self._scalers = ScalerRecorder(self.session, self._updates)
         self._calls = CallRecorder(self.session, self._updates.repair, statistics=statistics)
         self._engine = EngineRecorder(self.session, self._calls.weights)
         self._glue = GlueRecorder(self.session)
@@ -109,21 +118,29 @@ class Recorder:
         """Begin to listen. The glue mode goes on this thread's stack."""
         patches.listen(self)
         self.session.listening = True
+        if self.session.refusal is not None:
+            schedules.listen(self.session.refusal)
         try:
             self.session.mode.__enter__()
         except BaseException:
-            patches.stop_listening(self)
+            self._stop_listening()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
-        patches.stop_listening(self)
+        self._stop_listening()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])
         self.session.mode.__exit__(None, None, None)
         self.session.calls.clear()
+
+    def _stop_listening(self) -> None:
+        patches.stop_listening(self)
+        if self.session.refusal is not None:
+            self.session.refusal.stop()
+            schedules.stop_listening(self.session.refusal)
 
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""
@@ -132,7 +149,7 @@ class Recorder:
             parameters: list[Named] = [(name, parameter) for parameter, name in self.names.parameters.values()]
             above = session.quiet()
             try:
-                self._updates.check(parameters, "the watched block ended before an optimizer used the gradients", None)
+                self._updates.check_at_end(parameters)
             finally:
                 session.loud(above)
         elif session.pending is not None:
@@ -160,12 +177,16 @@ class Recorder:
 
     def scaler_scales(self, loss: Any, scaled: Any) -> None:
         """A GradScaler has scaled a loss."""
-        self._updates.scaler_scales(loss, scaled)
+        self._scalers.scales(loss, scaled)
 
-    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
-        """A GradScaler decides whether to step."""
-        self._updates.scaler_begins(optimizer)
+    def scaler_begins(self, scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
+        """A GradScaler decides whether to step; returns whether that is refused."""
+        return self._scalers.begins(scaler, optimizer)
 
-    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
+    def scaler_ends(self, scaler: Any, optimizer: torch.optim.Optimizer) -> None:
         """A GradScaler has stepped or skipped."""
-        self._updates.scaler_ends(optimizer)
+        self._scalers.ends(scaler, optimizer)
+
+    def scaler_updates(self, scaler: Any) -> bool:
+        """A GradScaler is about to move its scale; returns whether that is refused."""
+        return self._scalers.updates(scaler)

@@ -78,6 +78,15 @@ class Ring:
         device, row = self._where[number]
         return self._boards[device].row(row)
 
+    def running_bounds(self, kind: str) -> list[tuple[str, float, float]]:
+        """Module, minimum and maximum of each event of one kind in the running step, in time order. Waits for it."""
+        numbers = {device: board.rows().tolist() for device, board in self._boards.items() if board.used}
+        return [
+            (label[1], *numbers[device][row][:2])
+            for label, (device, row) in zip(self._labels, self._where, strict=True)
+            if label[0] == kind
+        ]
+
     def mark(self) -> None:
         """Remember that the step may have ended here: `close` then leaves what came later to the next step."""
         self._mark = _Mark(len(self._labels), self.loss, self.grad_norm, self.lr)

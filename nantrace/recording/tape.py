@@ -90,6 +90,7 @@ class EntryCall:
     swapped: list[tuple[torch.nn.Module, str, Token]] = field(default_factory=list)  # tensors in a parameter's place
     outputs: list[Token] = field(default_factory=list)
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
+    unkept: list[str] = field(default_factory=list)  # buffers that it changed and of which there is no copy
     failed: bool = False  # an exception left the call
 
 

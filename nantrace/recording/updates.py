@@ -1,4 +1,4 @@
-"""Optimizers and scalers: the last moment at which the weights are clean, and the first one after."""
+"""Optimizers: the last moment at which the weights are clean, and the first one after."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import torch
 
 from ..torch_private import optimizer_file, step_supports_scaler
 from .alarm import Alarm, Named, first_bad, gradients_of, total_norm
-from .flatten import tensors_in
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EntryCall, Update
+from .undo import is_foreign
 
 
 class UpdateRecorder:
     """Checks gradients before an optimizer's step and parameters after it, and counts steps."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, keeps_foreign: bool) -> None:
         self._session = session
         self._above: list[list[Any] | None] = []  # one per optimizer step that runs (they may nest)
-        self._in_scaler = 0
+        self.in_scaler = 0  # steps of a GradScaler that run
+        self.skips_inside = False  # the optimizer that a GradScaler called will do nothing: its kernel sees to that
+        self._keeps_foreign = keeps_foreign
         self._parameters: dict[int, tuple[weakref.ref[Any], tuple[int, ...], list[Named]]] = {}
 
     def begins(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
@@ -37,20 +39,70 @@ class UpdateRecorder:
         self._above.append(above)
         session.in_closure += closure
         try:
-            parameters = self._watched(optimizer)
+            parameters = self.watched(optimizer)
+            if session.refusal is not None:
+                session.refusal.withdraw()
             if parameters and session.clock.stepped_already(optimizer):
                 session.end_step(session.step_point, keep_gradients=True)
         except Exception as error:
             session.fault(error)
             return
-        if closure or not parameters or (self._in_scaler and step_supports_scaler(optimizer)):
+        if not parameters:
             return
         try:
-            self.check(parameters, f"the optimizer {type(optimizer).__name__} was about to step", optimizer)
+            self._before_step(optimizer, parameters, closure)
         except BaseException:
             self._above.pop()
+            session.in_closure -= closure
             session.loud(above)
             raise
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, parameters: list[Named], closure: bool) -> None:
+        session, refusal = self._session, self._session.refusal
+        if refusal is not None and refusal.refused:
+            refusal.refuse_silently(optimizer)
+            return
+        if closure:
+            if refusal is not None:
+                refusal.before_closure(optimizer)
+            return
+        scaled = self.in_scaler and step_supports_scaler(optimizer)  # infinite gradients are the step's own business
+        if scaled:
+            self.skips_inside = bool(getattr(optimizer, "found_inf", 0))  # the one read of this step
+        if not scaled and self._refused(optimizer, parameters):
+            return
+        try:
+            if self._keeps_foreign and is_foreign(optimizer):
+                session.memories.take(optimizer)
+            if refusal is not None:
+                refusal.before_step(optimizer, parameters, session.ring.grad_norm or 0.0)
+        except Exception as error:
+            session.fault(error)
+
+    def _refused(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> bool:
+        """Whether the gradients are bad, the alarm did not raise, and the step is to do nothing."""
+        refusal = self._session.refusal
+        where = f"the optimizer {type(optimizer).__name__} was about to step"
+        try:
+            at_stake = refusal.also_at_stake(optimizer) if refusal is not None else []
+            alarm = self._bad_gradients(at_stake or parameters, where)
+            if alarm is None:
+                return False
+            alarm.optimizer = optimizer
+            if refusal is not None:
+                refusal.make_idle(alarm, optimizer)
+        except Exception as error:
+            self._session.fault(error)
+            return False
+        refuse = False
+        try:
+            refuse = self._session.raise_alarm(alarm)
+        finally:
+            if refusal is not None and not refuse:
+                refusal.withdraw()
+        if refuse:
+            refusal.refuse(optimizer)
+        return refuse
 
     def repair(self) -> None:
         """An exception left an optimizer's step without telling us: forget it, unless it is still on the stack."""
@@ -72,68 +124,35 @@ class UpdateRecorder:
         session.in_closure -= session.in_closure > 0
         alarm = None
         parameters: list[Named] = []
+        refusal = session.refusal
         try:
-            parameters = self._watched(optimizer)
-            if parameters:
+            parameters = self.watched(optimizer)
+            if parameters and (refusal is None or not refusal.refused):
                 alarm = self._bad_parameters(parameters, optimizer)
                 self._note_update(optimizer, parameters)
         except Exception as error:
             session.fault(error)
         try:
-            if alarm is not None:
-                session.raise_alarm(alarm)
+            if alarm is not None and session.raise_alarm(alarm):
+                refusal.refuse(optimizer)
             if parameters:
-                self._note_step(optimizer)
+                if refusal is not None and not refusal.refused:
+                    refusal.stepped(optimizer)
+                self.note_step(optimizer)
         finally:
             session.loud(above)
 
-    def scaler_scales(self, loss: Any, scaled: Any) -> None:
-        """A scaled loss may overflow where the loss is fine: remember which loss it was."""
-        for original, result in zip(tensors_in(loss), tensors_in(scaled), strict=False):
-            self._session.scaled[id(result)] = (weakref.ref(result), original.detach())
-
-    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
-        """A loss that was bad before it was scaled is an anomaly, even where the scaler would skip the step."""
-        self._in_scaler += 1
-        session = self._session
-        if session.pending is None:
-            return
-        pending, session.pending = session.pending, None
-        if pending.still_there(self._watched(optimizer)):
-            where = f"GradScaler was about to step {type(optimizer).__name__}"
-            alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=raw_stack_here(3))
-            alarm.value, alarm.optimizer = pending.value, optimizer
-            above = session.quiet()
-            try:
-                session.raise_alarm(alarm)
-            except BaseException:
-                self._in_scaler -= 1
-                raise
-            finally:
-                session.loud(above)
-
-    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
-        """A step that the scaler skipped counts as a step."""
-        self._in_scaler -= 1
-        session = self._session
-        if session.clock.stepped_already(optimizer) or not session.gradients.present or not self._watched(optimizer):
-            return
-        above = session.quiet()
+    def check_at_end(self, parameters: list[Named]) -> None:
+        """Raise the alarm where a pending loss or a bad gradient still waits for its update when the watch ends."""
         try:
-            self._note_step(optimizer)
-        finally:
-            session.loud(above)
-
-    def check(self, parameters: list[Named], where: str, optimizer: torch.optim.Optimizer | None) -> None:
-        """Raise the alarm where a pending loss or a bad gradient is about to be used."""
-        try:
-            alarm = self._bad_gradients(parameters, where)
+            alarm = self._bad_gradients(parameters, "the watched block ended before an optimizer used the gradients")
         except Exception as error:
             self._session.fault(error)
             return
-        if alarm is not None:
-            alarm.optimizer = optimizer
-            self._session.raise_alarm(alarm)
+        if alarm is not None and self._session.raise_alarm(alarm):
+            self._session.refusal.refuse(None)
+            for _, parameter in parameters:
+                parameter.grad = None  # whoever steps now is not watched: nothing is there to be used
 
     def _bad_gradients(self, parameters: list[Named], where: str) -> Alarm | None:
         session = self._session
@@ -173,6 +192,7 @@ class UpdateRecorder:
         where = f"the parameter {bad[0][0]} is no longer finite after {type(optimizer).__name__} stepped"
         alarm = Alarm("parameter", where, self._session.clock.step, named=bad, stack=raw_stack_here(4))
         alarm.optimizer = optimizer
+        alarm.memory = self._session.memories.of(optimizer)
         return alarm
 
     def _note_update(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> None:
@@ -182,7 +202,8 @@ class UpdateRecorder:
         session.step_point = len(session.tape.events)
         session.ring.mark()
 
-    def _note_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def note_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has stepped, or its step was skipped or refused: that may end the step."""
         session = self._session
         try:
             if session.clock.note_step(optimizer):
@@ -190,7 +211,7 @@ class UpdateRecorder:
         except Exception as error:
             session.fault(error)
 
-    def _watched(self, optimizer: torch.optim.Optimizer) -> list[Named]:
+    def watched(self, optimizer: torch.optim.Optimizer) -> list[Named]:
         """The watched parameters of an optimizer, found anew only when its groups or the model have grown."""
         shape = (len(self._session.names.parameters), *(len(group["params"]) for group in optimizer.param_groups))
         known = self._parameters.get(id(optimizer))
