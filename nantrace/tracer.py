@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .errors import (
     OptionError,
     WatchError,
 )
+from .model import Snapshot
 from .recording.alarm import Alarm
 from .recording.recorder import Recorder
 from .report import Report
@@ -134,6 +136,7 @@ class Tracer:
         self._last_step = 0
         self._last_anomaly: int | None = None
         self._skips = 0  # in a row
+        self._spoiled: weakref.WeakKeyDictionary[torch.optim.Optimizer, Snapshot] = weakref.WeakKeyDictionary()
 
     # Starting and stopping
 
@@ -229,6 +232,11 @@ class Tracer:
         if alarm.advisory:
             self._advise(alarm)
             return False
+        if alarm.kind == "state":
+            self._remember(alarm)
+            return False
+        if alarm.kind == "parameter" and alarm.optimizer is not None:
+            alarm.earlier = self._spoiled.get(alarm.optimizer)
         follows = self._last_anomaly is not None and alarm.step <= self._last_anomaly + 1
         if follows and self.options.on_anomaly not in ("raise", "skip"):
             self._last_anomaly = alarm.step
@@ -287,6 +295,12 @@ class Tracer:
         self.reports.append(report)
         self._dump(report)
         return report
+
+    def _remember(self, alarm: Alarm) -> None:
+        """A step spoiled an optimizer's state and not the weights yet: how, is known only now."""
+        report = self._report_of(alarm)
+        if report is not None and alarm.optimizer is not None:
+            self._spoiled[alarm.optimizer] = report.snapshot
 
     def _advise(self, alarm: Alarm) -> None:
         """Warn of what is no anomaly yet, with the report that explains it."""

@@ -19,6 +19,7 @@ from .journal import Journal
 from .schedules import Schedules
 from .session import Session
 from .tape import EntryCall
+from .undo import structure_of
 
 _HALVES = (torch.float16, torch.bfloat16)
 _LARGE = 1e15  # a gradient norm whose square, times a learning rate, may leave float32
@@ -58,7 +59,9 @@ class Refusal:
         """Keep what the step may have to be undone with: where others have yet to step, or where it is risky."""
         waiting = self._session.clock.awaits_others(optimizer) and not self._together
         if waiting or self._risky(optimizer, parameters, norm):
-            reason = self._session.memories.take(optimizer)
+            memories = self._session.memories
+            known = memories.of(optimizer)
+            reason = "" if known is not None else memories.take(optimizer, structure_of(optimizer))
         else:
             reason = "a copy is kept only of weights at risk: half precision, a vanishing eps, very large gradients"
         if reason and self._session.memories.of(optimizer) is None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from ..torch_private import foreach_copy, is_torch_optimizer
+from ..torch_private import foreach_copy
+from .state import torch_random_now
+from .tape import RandomState
 
 MAX_BYTES = 1 << 28  # of weights and state, over all optimizers of a step
 
@@ -75,43 +77,77 @@ def structure_of(optimizer: torch.optim.Optimizer) -> Structure:
 
 
 class Memory:
-    """One optimizer's weights and state as they were before its step."""
+    """One optimizer's weights and state as they were before its step, and what the step was made of."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = weakref.ref(optimizer)
         self.structure = Structure()
+        self.gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # parameter, copy of its gradient
+        self.random: RandomState | None = None
         self.held = 0
-        self._copies: dict[int, torch.Tensor] = {}
+        self._copies: dict[int, torch.Tensor] = {}  # by the identity of the tensor, or of a gradient's parameter
 
     def take(self, structure: Structure) -> None:
         """Copy every tensor of the structure, into the copies of the step before where they fit."""
-        self.structure = structure
-        former, self._copies = self._copies, {}
-        for tensor in structure.tensors:
-            copy = former.get(id(tensor))
-            if copy is None or not _alike(copy, tensor):
-                copy = torch.empty_like(tensor, requires_grad=False)
-            self._copies[id(tensor)] = copy
+        self.structure, self.gradients = structure, []
         self.held = structure.size
-        with torch.no_grad():
-            foreach_copy(self.copies(), [tensor.detach() for tensor in structure.tensors])
+        self._copies = self._copied(structure.tensors, [id(tensor) for tensor in structure.tensors], self._copies)
+
+    def take_with_gradients(self, structure: Structure, parameters: list[torch.Tensor]) -> None:
+        """The same with the gradients and the random state: all that it takes to run the step again."""
+        former = self._copies
+        self.take(structure)
+        given = {-id(p): p.grad.detach() for p in parameters if p.grad is not None}
+        copies = self._copied(list(given.values()), list(given), former)
+        self.gradients = [(parameter, copies.get(-id(parameter))) for parameter in parameters]
+        self._copies |= copies
+        self.held += sum(copy.numel() * copy.element_size() for copy in copies.values())
+        self.random = torch_random_now()
 
     def take_containers(self, structure: Structure) -> None:
         """Remember the containers alone: what is written into the tensors is kept by somebody else."""
-        self.structure, self._copies, self.held = Structure(structure.containers), {}, 0
+        self.structure, self.gradients, self._copies, self.held = Structure(structure.containers), [], {}, 0
 
     def put_back(self) -> None:
         """Weights and state as they were."""
         self.structure.put_back()
+        targets = [tensor.detach() for tensor in self.structure.tensors]
         with torch.no_grad():
-            foreach_copy([tensor.detach() for tensor in self.structure.tensors], self.copies())
+            foreach_copy(targets, [self._copies[id(tensor)] for tensor in self.structure.tensors])
 
-    def copies(self) -> list[torch.Tensor]:
-        """The copies, in the order of the structure's tensors."""
-        return [self._copies[id(tensor)] for tensor in self.structure.tensors]
+    def put_back_gradients(self) -> None:
+        """The gradients' values as they were, in the tensors that hold them now."""
+        with torch.no_grad():
+            for parameter, copy in self.gradients:
+                if copy is not None and parameter.grad is not None:
+                    parameter.grad.detach().copy_(copy)
+
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every tensor of weights and state with its copy."""
+        return [(tensor, self._copies[id(tensor)]) for tensor in self.structure.tensors]
+
+    @property
+    def can_step_again(self) -> bool:
+        """Whether everything that the step was made of is here."""
+        return self.random is not None and bool(self.gradients)
+
+    def _copied(
+        self, tensors: list[torch.Tensor], keys: list[int], former: dict[int, torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        copies: dict[int, torch.Tensor] = {}
+        for key, tensor in zip(keys, tensors, strict=True):
+            copy = former.get(key)
+            if copy is None or not _alike(copy, tensor):
+                copy = torch.empty_like(tensor, requires_grad=False)
+            copies[key] = copy
+        with torch.no_grad():
+            foreach_copy(list(copies.values()), [tensor.detach() for tensor in tensors])
+        return copies
 
 
 def _alike(copy: torch.Tensor, tensor: torch.Tensor) -> bool:
+    if copy.layout is not torch.strided or tensor.layout is not torch.strided:
+        return False
     return copy.shape == tensor.shape and copy.dtype is tensor.dtype and copy.device == tensor.device
 
 
@@ -122,20 +158,30 @@ class Memories:
         self._all: dict[int, Memory] = {}
         self._of_this_step: list[int] = []
 
-    def take(self, optimizer: torch.optim.Optimizer) -> str:
-        """Keep a copy; where there is too much of it, say so in half a sentence."""
-        structure = structure_of(optimizer)
-        others = sum(self._all[key].held for key in self._of_this_step)
-        if structure.size + others > MAX_BYTES:
-            self._all.pop(id(optimizer), None)
-            mebibytes = structure.size >> 20
-            return f"its weights and state are {mebibytes} MiB, and copies are kept of {MAX_BYTES >> 20} MiB at most"
-        self._begin(optimizer).take(structure)
-        return ""
+    def take(self, optimizer: torch.optim.Optimizer, structure: Structure) -> str:
+        """Keep a copy of the weights and the state; where there is too much of it, say so in half a sentence."""
+        reason = self._too_much(optimizer, structure.size)
+        if not reason:
+            self._begin(optimizer).take(structure)
+        return reason
+
+    def take_with_gradients(self, optimizer: torch.optim.Optimizer, structure: Structure) -> str:
+        """Keep what it takes to run the step again; where there is too much of it, say so in half a sentence."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
+        reason = self._too_much(optimizer, structure.size + gradients)
+        if not reason:
+            self._begin(optimizer).take_with_gradients(structure, parameters)
+        return reason
 
     def take_containers(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the containers of the state, where a journal keeps the tensors."""
         self._begin(optimizer).take_containers(structure_of(optimizer))
+
+    def last(self, optimizer: torch.optim.Optimizer) -> Memory | None:
+        """The memory that was taken last of an optimizer, perhaps in the step before, or None."""
+        memory = self._all.get(id(optimizer))
+        return memory if memory is not None and memory.optimizer() is optimizer else None
 
     def of(self, optimizer: torch.optim.Optimizer) -> Memory | None:
         """The memory of an optimizer that was taken in this step, or None."""
@@ -151,6 +197,15 @@ class Memories:
         for key in [key for key, memory in self._all.items() if memory.optimizer() is None]:
             del self._all[key]
 
+    def _too_much(self, optimizer: torch.optim.Optimizer, size: int) -> str:
+        others = sum(self._all[key].held for key in self._of_this_step if key != id(optimizer))
+        if size + others <= MAX_BYTES:
+            return ""
+        self._all.pop(id(optimizer), None)
+        if id(optimizer) in self._of_this_step:
+            self._of_this_step.remove(id(optimizer))
+        return f"its weights and state are {size >> 20} MiB, and copies are kept of {MAX_BYTES >> 20} MiB at most"
+
     def _begin(self, optimizer: torch.optim.Optimizer) -> Memory:
         memory = self._all.get(id(optimizer))
         if memory is None or memory.optimizer() is not optimizer:
@@ -159,8 +214,3 @@ class Memories:
             self._of_this_step.remove(id(optimizer))
         self._of_this_step.append(id(optimizer))
         return memory
-
-
-def is_foreign(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether any of its code is not torch's: what goes wrong in it can be shown line by line."""
-    return not all(is_torch_optimizer(kind) for kind in type(optimizer).__mro__ if kind is not object)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..torch_private import optimizer_file, step_supports_scaler
+from ..torch_private import is_torch_optimizer, optimizer_file, step_supports_scaler
 from .alarm import Alarm, Named, first_bad, gradients_of, total_norm
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EntryCall, Update
-from .undo import is_foreign
+from .undo import Structure, structure_of
 
 
 class UpdateRecorder:
@@ -27,6 +27,8 @@ class UpdateRecorder:
         self.in_scaler = 0  # steps of a GradScaler that run
         self.skips_inside = False  # the optimizer that a GradScaler called will do nothing: its kernel sees to that
         self._keeps_foreign = keeps_foreign
+        self._kinds: dict[type, bool] = {}  # optimizer class -> whether it is not torch's
+        self._spoiled: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # whose state has been looked at
         self._parameters: dict[int, tuple[weakref.ref[Any], tuple[int, ...], list[Named]]] = {}
 
     def begins(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
@@ -72,12 +74,33 @@ class UpdateRecorder:
         if not scaled and self._refused(optimizer, parameters):
             return
         try:
-            if self._keeps_foreign and is_foreign(optimizer):
-                session.memories.take(optimizer)
+            if self._keeps_foreign and self._foreign(optimizer):
+                self._keep_foreign(optimizer)
             if refusal is not None:
                 refusal.before_step(optimizer, parameters, session.ring.grad_norm or 0.0)
         except Exception as error:
             session.fault(error)
+
+    def _foreign(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether any of an optimizer's code is not torch's: what goes wrong in it can be shown line by line."""
+        kind = type(optimizer)
+        if kind not in self._kinds:
+            self._kinds[kind] = not all(is_torch_optimizer(base) for base in kind.__mro__ if base is not object)
+        return self._kinds[kind]
+
+    def _keep_foreign(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep what it takes to run this step again; where the last one spoiled the state, have that one looked at."""
+        session = self._session
+        structure = structure_of(optimizer)
+        last = session.memories.last(optimizer)
+        if last is not None and optimizer not in self._spoiled and not math.isfinite(total_norm(_floats(structure))):
+            bad = first_bad([("state", tensor) for tensor in _floats(structure)])
+            if bad:
+                self._spoiled.add(optimizer)
+                alarm = Alarm("state", "", session.clock.step - 1, named=bad, stack=raw_stack_here(5))
+                alarm.optimizer, alarm.memory = optimizer, last
+                session.on_alarm(alarm)
+        session.memories.take_with_gradients(optimizer, structure)
 
     def _refused(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> bool:
         """Whether the gradients are bad, the alarm did not raise, and the step is to do nothing."""
@@ -231,3 +254,7 @@ class UpdateRecorder:
             for number, parameter in enumerate(members["params"])
             if self._session.names.parameter(parameter) is None
         ]
+
+
+def _floats(structure: Structure) -> list[torch.Tensor]:
+    return [tensor for tensor in structure.tensors if tensor.is_floating_point()]

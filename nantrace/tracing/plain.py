@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..model import Edge, Expected, Op, Source, Status, TensorSummary
-from ..recording.tape import EngineCall, FunctionCall, GlueOp
+from ..recording.tape import EngineCall, FunctionCall, GlueOp, Update
 from .microscope import Seen
 from .naming import Namer
 from .run import Run
@@ -68,6 +68,8 @@ def where_ran(run: Run, seen: Seen) -> str:
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
+    if isinstance(event, Update):
+        return "optimizer"
     if isinstance(event, (GlueOp, FunctionCall)):
         after = run.first_accumulation is not None and seen.event > run.first_accumulation
         return "optimizer" if after else "loss"

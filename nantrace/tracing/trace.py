@@ -24,7 +24,7 @@ from ..torch_private import sparse_values
 from .examples import example_of, example_of_derivative
 from .microscope import Seen
 from .naming import Namer
-from .optimizers import optimizer_facts, origin_in_optimizer
+from .optimizers import from_optimizer, optimizer_facts
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import look_again, replay
 from .run import Run
@@ -61,10 +61,8 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         optimizer=optimizer_facts(alarm),
         environment=environment(),
     )
-    if alarm.kind == "parameter":
-        origin = origin_in_optimizer(alarm, recorder.names)
-        reasons = ("the optimizer's step is not replayed: the weights from before it are gone",)
-        return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
+    if alarm.kind in ("parameter", "state"):
+        return from_optimizer(snapshot, alarm, recorder, replaying=replaying)
     if not replaying:
         return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))
     tokens = _tokens(alarm, recorder)
