@@ -64,13 +64,10 @@ def from_optimizer(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, *, repl
 
 
 def _from_second_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, again: SteppedAgain) -> Snapshot:
-    run, names, optimizer = again.run, recorder.names, alarm.optimizer
+    run, names = again.run, recorder.names
     owners = Owners(run, names, [])
-    for group in optimizer.param_groups if optimizer is not None else ():
-        for parameter in group["params"]:
-            name = names.parameter(parameter) or "a parameter"
-            for key, tensor in _state(optimizer, parameter):
-                owners.own(tensor, "gradient" if key == "grad" else "state", f"of {name}" if key == "grad" else key)
+    for _, key, value in again.before:
+        owners.own(value, "state", key)
     walk = Walk(run.microscope, lambda source: False)
     tensor, start, verdict = _earliest(walk, again)
     states = walk.path(verdict, start)

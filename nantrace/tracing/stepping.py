@@ -33,6 +33,7 @@ class SteppedAgain:
     run: Run
     bad: list[Named]  # copies of the parameters or state tensors that came out not finite, at their own addresses
     reproduced: bool | None
+    before: list[tuple[torch.Tensor, str, torch.Tensor]]  # parameter, name and tensor of its state before the step
     reasons: tuple[str, ...] = ()
 
 
@@ -70,7 +71,14 @@ def _run(
     event = Update(frozenset(), type(optimizer).__name__)
     run = Run(microscope, [event], {}, {}, [])
     run.parameters = [parameter for parameter, _ in names.parameters.values()]
-    before = torch_random_now()
+    state = [
+        (parameter, key, value)
+        for parameter, held in optimizer.state.items()
+        if isinstance(held, dict)
+        for key, value in held.items()
+        if isinstance(value, torch.Tensor)
+    ]
+    random = torch_random_now()
 
     def play(run: Run) -> None:
         microscope.event, microscope.glue_stack = 0, alarm.stack
@@ -79,14 +87,14 @@ def _run(
         _step(optimizer)
 
     in_thread(run, names, play)
-    restore_random(before)
+    restore_random(random)
     named = {id(tensor): name for name, tensor in alarm.named}
     bad = [(named.get(id(t), "state"), t) for t in structure_of(optimizer).tensors if not is_finite(t)]
     bad.sort(key=lambda pair: pair[0] == "state")
     if memory is None:
-        return SteppedAgain(run, bad, None, (_DERIVED,))
+        return SteppedAgain(run, bad, None, state, (_DERIVED,))
     same = all(same_bits(tensor.detach(), copy) for tensor, copy in live.pairs())
-    return SteppedAgain(run, bad, same, () if same else ("the second run of the step gave other values",))
+    return SteppedAgain(run, bad, same, state, () if same else ("the second run of the step gave other values",))
 
 
 _DERIVED = (
