@@ -220,7 +220,8 @@ class UpdateRecorder:
 
     def _note_update(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> None:
         session = self._session
-        session.ring.lr = float(optimizer.param_groups[0].get("lr", math.nan))
+        rate = optimizer.param_groups[0].get("lr")
+        session.ring.lr = math.nan if rate is None else float(rate)  # some optimizers find their own
         session.tape.add(Update(frozenset(id(p) for _, p in parameters), type(optimizer).__name__))
         session.step_point = len(session.tape.events)
         session.ring.mark()

@@ -140,18 +140,30 @@ def _name_of(tensor: torch.Tensor, alarm: Alarm, names: ModuleNames) -> str:
 def _inner_origin(again: SteppedAgain, namer: Namer, state: State, parameter: str, names: ModuleNames) -> Origin:
     seen = again.run.microscope.ops[state.op]
     module = parameter.rpartition(".")[0]
+    inputs = tuple(describe(kept.tensor, kept.name) for kept in seen.kept_inputs)
+    example = example_of(seen, state)
+    if seen.facts.is_foreach:  # of every list of tensors, the one at the failing place: named as the op on one tensor
+        own = {operand.name for operand in example.operands}
+        inputs = tuple(replace(one, name=_alone(one.name)) for one in inputs if one.name in own)
+        operands = tuple(replace(operand, name=_alone(operand.name)) for operand in example.operands)
+        example = replace(example, operands=operands)
     return Origin(
         op=seen.facts.name,
         module=module,
         module_type=names.types().get(module),
         source=namer.source(seen),
-        inputs=tuple(describe(kept.tensor, kept.name) for kept in seen.kept_inputs),
-        outputs=tuple(describe(kept.tensor) for kept in seen.kept_outputs),
-        example=example_of(seen, state),
+        inputs=inputs,
+        outputs=(describe(seen.kept_outputs[state.output].tensor),),
+        example=example,
         arguments=seen.arguments,
         id=state.op,
         aten=seen.facts.aten,
     )
+
+
+def _alone(name: str) -> str:
+    """ "self[3]" is "self"; a foreach op on two lists calls them as the op on two tensors does."""
+    return name.partition("[")[0]
 
 
 def origin_in_optimizer(alarm: Alarm, names: ModuleNames) -> Origin:

@@ -91,6 +91,29 @@ def test_an_eps_that_vanishes_in_half_precision() -> None:
     assert {one.name: one.value for one in facts.state} == {"grad": 0.0, "m": 0.0, "v": 0.0}
 
 
+def test_a_foreach_op_is_named_by_the_tensors_at_the_failing_place() -> None:
+    """Of the lists that a foreach op works on, those of the bad parameter; the eps is found in the settings."""
+
+    class Foreach(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            params = self.param_groups[0]["params"]
+            grads = [p.grad for p in params]
+            roots = torch._foreach_add([g.abs() for g in grads], self.param_groups[0]["eps"])
+            torch._foreach_addcdiv_(params, grads, roots, value=-0.01)
+
+    model = nn.ModuleList([Weights(torch.float16), Weights(torch.float16)])
+    model.forward = lambda gradient: model[0](torch.tensor(GOOD)) + model[1](gradient)
+    optimizer = Foreach(model.parameters(), {"eps": 1e-8})
+
+    report = caught(lambda: train(model, optimizer, [GOOD, [1.0, 0.0, 1.0]]))
+
+    assert (report.step, report.origin.op, report.origin.module) == (1, "addcdiv", "1.inner")
+    assert report.origin.source.code == "torch._foreach_addcdiv_(params, grads, roots, value=-0.01)"
+    assert (operand(report, "tensor1").value, operand(report, "tensor2").value) == (0, 0)
+    assert report.cause == "precision"
+
+
 def test_a_division_by_a_zero_norm() -> None:
     """A trust ratio with the norm of a gradient of zeros below it, after healthy steps."""
     model = Weights()
