@@ -33,6 +33,7 @@ class Alarm:
     optimizer: torch.optim.Optimizer | None = None
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
+    written: tuple[Any, Any, Any] | None = None  # for "parameter": the hand-written op (func, args, kwargs) that did it
     memory: Memory | None = None  # for "parameter": the optimizer's weights and state before its step
     earlier: Snapshot | None = None  # the step that spoiled the optimizer's state before the weights went bad
     obstacle: str = ""  # why the update cannot be refused or undone, in half a sentence

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..torch_private import inside_functorch
-from .alarm import Alarm, Named
+from .alarm import Alarm, Named, first_bad
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
@@ -31,6 +31,7 @@ class GlueRecorder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.failed: FailedGlue | None = None  # the last glue op that raised
+        self._clean: list[Named] = []  # the parameters that the running op writes, finite like its operands
         self._applying: tuple[FrameType, FunctionCall] | None = None  # the running `Function.apply`, and its event
         self._storages: dict[int, int] = {}  # storage of each watched parameter, read when a step first writes one
 
@@ -45,6 +46,7 @@ class GlueRecorder:
         """
         session = self._session
         writes: list[Named] = []
+        self._clean = []
         try:
             targets = written_by(func, args, kwargs)
             for tensor in targets:
@@ -81,6 +83,8 @@ class GlueRecorder:
         """Put the op on the tape; one on data alone is only noted."""
         session = self._session
         tape = session.tape
+        if self._clean:
+            self._look_at_written(func, args, kwargs)
         if tape.overflowed:
             return
         try:
@@ -218,8 +222,30 @@ class GlueRecorder:
             return alarm
         bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
         if not bad:
+            self._clean = writes
             return None
         return Alarm("write", where, session.clock.step, [self._token(t) for t in bad], writes, stack)
+
+    def _look_at_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Finite operands, and a parameter that is not finite after the op: the op itself made the value."""
+        session = self._session
+        written, self._clean = self._clean, []
+        above = session.quiet()
+        try:
+            bad = first_bad(written)
+        except Exception as error:
+            session.fault(error)
+            bad = []
+        try:
+            if bad:
+                where = f"the parameter {bad[0][0]} is no longer finite after a hand-written update"
+                alarm = Alarm("parameter", where, session.clock.step, named=bad, stack=raw_stack_here(4))
+                alarm.written = (func, args, kwargs)
+                if session.raise_alarm(alarm):
+                    session.refusal.refuse(None)
+                    self._refused()
+        finally:
+            session.loud(above)
 
     def _token(self, tensor: torch.Tensor) -> Token:
         self._is_downstream(tensor)

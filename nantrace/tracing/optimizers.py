@@ -20,8 +20,9 @@ from ..recording.recorder import Recorder
 from ..torch_private import is_torch_optimizer
 from .examples import element, example_of
 from .naming import Namer
+from .place import place_of
 from .plain import chosen_ops, plain_edges, plain_ops
-from .schema import PLUMBING
+from .schema import PLUMBING, facts_of, operands, scalars
 from .sources import Owners
 from .stepping import SteppedAgain, step_again
 from .summaries import describe, dtype_name, first_bad_element, spread_bad_elements
@@ -50,6 +51,10 @@ def optimizer_facts(alarm: Alarm) -> OptimizerFacts | None:
 
 def from_optimizer(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
     """The snapshot of a parameter (or a state) that a step made non-finite out of finite gradients."""
+    if alarm.written is not None:
+        reason = "the hand-written update is not replayed: the weights from before it are gone"
+        origin = origin_of_write(alarm, recorder.names)
+        return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, (reason,)))
     snapshot = replace(snapshot, phase="optimizer", origin=origin_in_optimizer(alarm, recorder.names))
     if not replaying:
         return replace(snapshot, replay=ReplayFacts(None, ("replay is switched off (replay=False)",)))
@@ -158,6 +163,36 @@ def _inner_origin(again: SteppedAgain, namer: Namer, state: State, parameter: st
         arguments=seen.arguments,
         id=state.op,
         aten=seen.facts.aten,
+    )
+
+
+def origin_of_write(alarm: Alarm, names: ModuleNames) -> Origin | None:
+    """The op that wrote a parameter, with its operands; what stood in the parameter before is gone."""
+    if alarm.written is None:
+        return None
+    func, args, kwargs = alarm.written
+    name, parameter = alarm.named[0]
+    module = name.rpartition(".")[0]
+    position = innermost_outside_torch(alarm.stack)
+    facts = facts_of(func)
+    storage = place_of(parameter).storage
+    given = [(key, t.detach()) for key, t in operands(facts, args, kwargs) if place_of(t).storage != storage]
+    bad = first_bad_element(parameter.detach())
+    example = None
+    if bad is not None:
+        values = [(key, t, bad[0] if t.shape == parameter.shape else ()) for key, t in given]
+        known = tuple(element(key, t, at) for key, t, at in values if t.dim() == len(at))
+        example = Example(*bad, known)
+    return Origin(
+        op=facts.name,
+        module=module,
+        module_type=names.types().get(module),
+        source=source_at(alarm.stack, position) if position is not None else None,
+        inputs=tuple(describe(tensor, key) for key, tensor in given),
+        outputs=(describe(parameter.detach(), name, f"parameter {name}"),),
+        example=example,
+        arguments=scalars(facts, args, kwargs),
+        aten=facts.aten,
     )
 
 

@@ -353,3 +353,42 @@ def test_a_healthy_foreign_optimizer_is_bit_identical_and_silent() -> None:
         found.append(model.inner.weight.detach())
 
     assert torch.equal(*found)
+
+
+def test_a_hand_written_update_that_makes_the_value_itself() -> None:
+    """Every operand is finite and the weights are not: the op and its line, at once and not a step later."""
+    model = Weights(torch.float16)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for rate in (0.1, 0.1, 6e4):
+                model.zero_grad()
+                model(torch.tensor([1.0, 8.0, 1.0])).backward()
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.sub_(p.grad, alpha=rate)
+
+    report = caught(run)
+
+    assert (report.step, report.phase, report.origin.op, report.origin.module) == (2, "optimizer", "sub", "inner")
+    assert report.origin.source.code == "p.sub_(p.grad, alpha=rate)"
+    assert operand(report, "other").value == 8
+    assert report.snapshot.symptom.where == "the parameter inner.weight is no longer finite after a hand-written update"
+
+
+def test_a_projection_onto_a_norm_of_zero() -> None:
+    """Weights divided by their own norm in place, where it is 0."""
+    model = Weights()
+    with torch.no_grad():
+        model.inner.weight.zero_()
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model(torch.zeros(3)).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.div_(p.norm())
+
+    report = caught(run)
+
+    assert (report.phase, report.origin.op, report.cause) == ("optimizer", "div", "zero-division")

@@ -468,6 +468,44 @@ def test_an_update_that_exchanges_storages_is_refused() -> None:
     check(build)
 
 
+def test_a_hand_written_update_that_spoils_the_weights_is_undone() -> None:
+    """The copy that was taken before the first write of the step brings them back."""
+
+    def build() -> tuple[Parts, Step]:
+        model = Mlp()
+
+        def step(x: Tensor) -> None:
+            rate = 3e38 if bool(x.isnan().any()) else 0.1
+            model.zero_grad()
+            model(x.nan_to_num(99.0)).square().mean().backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(p.grad, alpha=-rate)
+
+        return {"model": model}, step
+
+    check(build)
+
+
+def test_a_nan_that_the_scalers_skip_would_hide() -> None:
+    """The scaler has skipped the step by itself; its scale stays all the same."""
+
+    def build() -> tuple[Parts, Step]:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        optimizer = torch.optim.Adam(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+
+        def step(x: Tensor) -> None:
+            optimizer.zero_grad()
+            scaler.scale(torch.where(x.isnan(), 0.0, model(x)).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+        return {"model": model, "optimizer": optimizer, "scaler": scaler}, step
+
+    check(build)
+
+
 # Optimizers that nobody at torch wrote
 
 
