@@ -95,7 +95,7 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
     that steps after every update does not, and a GradScaler's scale stays. What other code of yours does after the step
     (averages of the weights, counters) still runs, and random numbers that were drawn stay drawn. Weights that an
     optimizer spoils out of finite gradients are put back where a copy was kept of them: in half precision, with a
-    vanishing eps or a very large gradient, with several optimizers, and for optimizers that are not torch's. Where a
+    vanishing eps or a very large gradient, with several optimizers, and for small optimizers that are not torch's. Where a
     step cannot be undone, the anomaly is raised and says why.
 
     Raises `NotAModuleError` for anything that is no module, `OptionError` for a bad option.

@@ -7,7 +7,6 @@ refused in silence. What cannot be put back is said, in the alarm's `obstacle` (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,7 @@ from .journal import Journal
 from .schedules import Schedules
 from .session import Session
 from .tape import EntryCall
-from .undo import structure_of
-
-_HALVES = (torch.float16, torch.bfloat16)
-_LARGE = 1e15  # a gradient norm whose square, times a learning rate, may leave float32
+from .undo import at_risk, structure_of
 
 
 class StepRefused(BaseException):
@@ -58,7 +54,7 @@ class Refusal:
     def before_step(self, optimizer: torch.optim.Optimizer, parameters: list[Named], norm: float) -> None:
         """Keep what the step may have to be undone with: where others have yet to step, or where it is risky."""
         waiting = self._session.clock.awaits_others(optimizer) and not self._together
-        if waiting or self._risky(optimizer, parameters, norm):
+        if waiting or at_risk(optimizer, parameters, norm):
             memories = self._session.memories
             known = memories.of(optimizer)
             reason = "" if known is not None else memories.take(optimizer, structure_of(optimizer))
@@ -201,15 +197,6 @@ class Refusal:
             for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.detach().zero_()
-
-    def _risky(self, optimizer: torch.optim.Optimizer, parameters: list[Named], norm: float) -> bool:
-        if not norm < _LARGE or any(parameter.dtype in _HALVES for _, parameter in parameters):
-            return True
-        return any(not _sound(group.get("lr"), 1e6) or group.get("eps") == 0 for group in optimizer.param_groups)
-
-
-def _sound(value: Any, limit: float) -> bool:
-    return not isinstance(value, (int, float)) or (math.isfinite(value) and abs(value) < limit)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +85,7 @@ class Memory:
         self.structure = Structure()
         self.gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # parameter, copy of its gradient
         self.random: RandomState | None = None
+        self.step = -1  # of the clock, for one that can step again
         self.held = 0
         self._copies: dict[int, torch.Tensor] = {}  # by the identity of the tensor, or of a gradient's parameter
 
@@ -165,13 +167,15 @@ class Memories:
             self._begin(optimizer).take(structure)
         return reason
 
-    def take_with_gradients(self, optimizer: torch.optim.Optimizer, structure: Structure) -> str:
+    def take_with_gradients(self, optimizer: torch.optim.Optimizer, structure: Structure, step: int) -> str:
         """Keep what it takes to run the step again; where there is too much of it, say so in half a sentence."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
         reason = self._too_much(optimizer, structure.size + gradients)
         if not reason:
-            self._begin(optimizer).take_with_gradients(structure, parameters)
+            memory = self._begin(optimizer)
+            memory.take_with_gradients(structure, parameters)
+            memory.step = step
         return reason
 
     def take_containers(self, optimizer: torch.optim.Optimizer) -> None:
@@ -214,3 +218,19 @@ class Memories:
             self._of_this_step.remove(id(optimizer))
         self._of_this_step.append(id(optimizer))
         return memory
+
+
+def at_risk(optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, torch.Tensor]], norm: float) -> bool:
+    """Whether a step may make weights non-finite out of finite gradients: nothing is copied where it hardly can."""
+    if not 0 < norm < _LARGE or any(parameter.dtype in _HALVES for _, parameter in parameters):
+        return True
+    return any(not _sound(group.get("lr")) or group.get("eps") == 0 for group in optimizer.param_groups)
+
+
+def _sound(rate: Any) -> bool:
+    return not isinstance(rate, (int, float)) or abs(rate) < _FAST
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+_LARGE = 1e15  # a gradient norm whose square, times a learning rate, may leave float32
+_FAST = 1e6  # no learning rate is meant to be more

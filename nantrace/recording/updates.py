@@ -15,7 +15,11 @@ from .alarm import Alarm, Named, first_bad, gradients_of, total_norm
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EntryCall, Update
-from .undo import Structure, structure_of
+from .undo import Structure, at_risk, structure_of
+
+# bytes of weights up to which each step of a foreign optimizer is kept: with state and gradients about four times as
+# much is copied, in a few milliseconds. Of larger ones only steps at risk are.
+SMALL = 4 << 20
 
 
 class UpdateRecorder:
@@ -74,10 +78,12 @@ class UpdateRecorder:
         if not scaled and self._refused(optimizer, parameters):
             return
         try:
+            norm = session.ring.grad_norm or 0.0
             if self._keeps_foreign and self._foreign(optimizer):
-                self._keep_foreign(optimizer)
+                if _is_small(parameters) or at_risk(optimizer, parameters, norm):
+                    self._keep_foreign(optimizer)
             if refusal is not None:
-                refusal.before_step(optimizer, parameters, session.ring.grad_norm or 0.0)
+                refusal.before_step(optimizer, parameters, norm)
         except Exception as error:
             session.fault(error)
 
@@ -92,15 +98,16 @@ class UpdateRecorder:
         """Keep what it takes to run this step again; where the last one spoiled the state, have that one looked at."""
         session = self._session
         structure = structure_of(optimizer)
-        last = session.memories.last(optimizer)
-        if last is not None and optimizer not in self._spoiled and not math.isfinite(total_norm(_floats(structure))):
+        last, step = session.memories.last(optimizer), session.clock.step
+        followed = last is not None and last.step == step - 1 and optimizer not in self._spoiled
+        if followed and not math.isfinite(total_norm(_floats(structure))):
             bad = first_bad([("state", tensor) for tensor in _floats(structure)])
             if bad:
                 self._spoiled.add(optimizer)
-                alarm = Alarm("state", "", session.clock.step - 1, named=bad, stack=raw_stack_here(5))
+                alarm = Alarm("state", "", step - 1, named=bad, stack=raw_stack_here(5))
                 alarm.optimizer, alarm.memory = optimizer, last
                 session.on_alarm(alarm)
-        session.memories.take_with_gradients(optimizer, structure)
+        session.memories.take_with_gradients(optimizer, structure, step)
 
     def _refused(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> bool:
         """Whether the gradients are bad, the alarm did not raise, and the step is to do nothing."""
@@ -255,6 +262,10 @@ class UpdateRecorder:
             for number, parameter in enumerate(members["params"])
             if self._session.names.parameter(parameter) is None
         ]
+
+
+def _is_small(parameters: list[Named]) -> bool:
+    return sum(parameter.numel() * parameter.element_size() for _, parameter in parameters) <= SMALL
 
 
 def _floats(structure: Structure) -> list[torch.Tensor]:

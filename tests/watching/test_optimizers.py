@@ -392,3 +392,19 @@ def test_a_projection_onto_a_norm_of_zero() -> None:
     report = caught(run)
 
     assert (report.phase, report.origin.op, report.cause) == ("optimizer", "div", "zero-division")
+
+
+def test_a_large_foreign_optimizer_is_copied_only_at_risk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a size no copy is taken of a healthy step; the op is then found from where the step ended."""
+    monkeypatch.setattr("nantrace.recording.updates.SMALL", 4)
+    model = Weights()
+
+    report = caught(lambda: train(model, Recipe(model.parameters(), projected), [GOOD, [1.0, 1.0, 1.0]]))
+
+    assert (report.step, report.phase, report.origin.op, report.reproduced) == (1, "optimizer", "div", None)
+    assert report.origin.source.code == "p.add_(grad / (grad - 1))"
+
+
+def projected(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    if bool((grad == 1).all()):
+        p.add_(grad / (grad - 1))
