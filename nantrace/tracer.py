@@ -94,9 +94,9 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
     already has is undone), the gradients are set to zero, the model's buffers are put back, a learning-rate scheduler
     that steps after every update does not, and a GradScaler's scale stays. What other code of yours does after the step
     (averages of the weights, counters) still runs, and random numbers that were drawn stay drawn. Weights that an
-    optimizer spoils out of finite gradients are put back where a copy was kept of them: in half precision, with a
-    vanishing eps or a very large gradient, with several optimizers, and for small optimizers that are not torch's. Where a
-    step cannot be undone, the anomaly is raised and says why.
+    optimizer spoils out of finite gradients are put back where a copy was kept of them: in half precision, with an eps
+    of 0 or a very large gradient, with several optimizers, and for small optimizers that are not torch's. Where a step
+    cannot be undone, the anomaly is raised and says why.
 
     Raises `NotAModuleError` for anything that is no module, `OptionError` for a bad option.
     """
@@ -246,6 +246,8 @@ class Tracer:
             return self._skip(alarm, self._skips + 1 if follows else 1)
         if self.options.on_anomaly == "raise" and "was about to" in alarm.where:
             alarm.where += " and was stopped: the weights are as they were before the step"
+        if alarm.kind == "parameter":
+            alarm.where += ": these weights are spoiled, go on from a checkpoint"
         report = self._anomaly(alarm)
         if report is None:
             return False
@@ -266,6 +268,8 @@ class Tracer:
             alarm.where += f"; the step cannot be skipped: {alarm.obstacle}"
         elif useless:
             alarm.where += f"; the {limit} steps before it were skipped as well (max_skips={limit})"
+        elif alarm.kind == "parameter":
+            alarm.where += ", and the step is undone"
         report = self._anomaly(alarm)
         if report is None:
             return False

@@ -41,15 +41,17 @@ class Refusal:
 
     # Before and after an optimizer's step
 
-    def also_at_stake(self, optimizer: torch.optim.Optimizer) -> list[Named]:
-        """The parameters whose gradients must be good before this optimizer steps, besides its own.
+    def at_stake(self, optimizer: torch.optim.Optimizer, own: list[Named]) -> list[Named]:
+        """The parameters whose gradients must be good before this optimizer steps: its own, and perhaps others.
 
         Where several optimizers use the gradients of the same backward, all are looked at before the first one steps.
         """
         clock = self._session.clock
         if self._together and not clock.stepped and clock.awaits_others(optimizer):
-            return [(name, parameter) for parameter, name in self._session.names.parameters.values()]
-        return []
+            known = {id(parameter) for _, parameter in own}
+            everything = self._session.names.parameters.items()
+            return own + [(name, parameter) for key, (parameter, name) in everything if key not in known]
+        return own
 
     def before_step(self, optimizer: torch.optim.Optimizer, parameters: list[Named], norm: float) -> None:
         """Keep what the step may have to be undone with: where others have yet to step, or where it is risky."""
@@ -118,6 +120,7 @@ class Refusal:
         """Put back what the step has changed and drop its gradients."""
         self.refused = True
         self.count += 1
+        self._session.pending = None
         if optimizer is not None:
             self.schedules.refused(optimizer)
         for memory in reversed(self._session.memories.taken()):

@@ -114,8 +114,8 @@ class UpdateRecorder:
         refusal = self._session.refusal
         where = f"the optimizer {type(optimizer).__name__} was about to step"
         try:
-            at_stake = refusal.also_at_stake(optimizer) if refusal is not None else []
-            alarm = self._bad_gradients(at_stake or parameters, where)
+            at_stake = refusal.at_stake(optimizer, parameters) if refusal is not None else parameters
+            alarm = self._bad_gradients(at_stake, where)
             if alarm is None:
                 return False
             alarm.optimizer = optimizer

@@ -373,7 +373,10 @@ def test_a_hand_written_update_that_makes_the_value_itself() -> None:
     assert (report.step, report.phase, report.origin.op, report.origin.module) == (2, "optimizer", "sub", "inner")
     assert report.origin.source.code == "p.sub_(p.grad, alpha=rate)"
     assert operand(report, "other").value == 8
-    assert report.snapshot.symptom.where == "the parameter inner.weight is no longer finite after a hand-written update"
+    assert report.snapshot.symptom.where == (
+        "the parameter inner.weight is no longer finite after a hand-written update: these weights are spoiled, "
+        "go on from a checkpoint"
+    )
 
 
 def test_a_projection_onto_a_norm_of_zero() -> None:

@@ -627,6 +627,7 @@ def test_a_step_that_spoils_the_weights_is_undone_where_it_was_at_risk() -> None
     tracer = check(build)
 
     assert tracer.skipped[0].phase == "optimizer"
+    assert tracer.skipped[0].snapshot.symptom.where.endswith("and the step is undone")
 
 
 def test_weights_of_which_there_is_no_copy_raise() -> None:
