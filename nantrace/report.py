@@ -109,7 +109,7 @@ class Report:
         from .rendering.headline import headline
 
         found = headline(self.snapshot, self.diagnosis)
-        return f"{found.value} {found.text}"
+        return f"{found.value}: {found.text}"
 
     def text(self) -> str:
         """The whole report as plain text, at most 100 columns wide."""

@@ -282,7 +282,7 @@ class Tracer:
         self._skips = in_a_row
         self.skipped.append(report)
         rest = f" ({alarm.left_over})" if alarm.left_over else ""
-        _warn(f"skipped step {alarm.step}: {report.headline}{rest}", report)
+        _warn(f"step skipped: {report.headline}{rest}", report)
         return True
 
     def _anomaly(self, alarm: Alarm) -> Report | None:

@@ -142,12 +142,16 @@ def _after_module(module: torch.nn.Module, args: Any, *rest: Any) -> None:
 
 
 def _before_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():  # `torch.compile(optimizer.step)`: traced without us, and so not observed
+        return
     closure = any(callable(argument) for argument in (*args[1:], kwargs.get("closure")))
     for listener in _here():
         listener.optimizer_begins(optimizer, closure)
 
 
 def _after_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
     for listener in _here():
         listener.optimizer_ends(optimizer)
 

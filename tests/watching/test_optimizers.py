@@ -411,3 +411,25 @@ def test_a_large_foreign_optimizer_is_copied_only_at_risk(monkeypatch: pytest.Mo
 def projected(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
     if bool((grad == 1).all()):
         p.add_(grad / (grad - 1))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about what it leaves out of the compiled step
+def test_a_compiled_step_works_and_is_not_observed() -> None:
+    """`torch.compile(optimizer.step)` traces the hooks away: the step does what it does without a watch."""
+    found = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = Weights()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        step = torch.compile(optimizer.step, backend="eager")
+        tracer = nantrace.watch(model)
+        if watched:
+            tracer.start()
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.tensor(GOOD)).backward()
+            step()
+        tracer.stop()
+        found.append(model.inner.weight.detach())
+
+    assert torch.equal(*found)

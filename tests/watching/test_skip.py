@@ -662,7 +662,8 @@ def test_each_skip_is_reported_and_dumped(tmp_path: Path) -> None:
     texts = [str(warning.message) for warning in seen]
     assert [report.step for report in tracer.skipped] == [1, 2, 5]
     assert tracer.reports == tracer.skipped
-    assert [text.partition(":")[0] for text in texts] == ["skipped step 1", "skipped step 2", "skipped step 5"]
+    assert texts[0] == "step skipped: NaN: already in the input x[0, 0], step 1"
+    assert [text.rpartition(", ")[2] for text in texts] == ["step 1", "step 2", "step 5"]
     assert all("\n" not in text for text in texts)
     assert len(tracer.dumps) == len(list(tmp_path.iterdir())) == 3
     assert seen[0].message.report is tracer.skipped[0]
