@@ -18,7 +18,7 @@ from .journal import Journal
 from .schedules import Schedules
 from .session import Session
 from .tape import EntryCall
-from .undo import at_risk, structure_of
+from .undo import Memory, at_risk, structure_of
 
 
 class StepRefused(BaseException):
@@ -37,6 +37,7 @@ class Refusal:
         self._bare: dict[int, str] = {}  # optimizers that have stepped without a memory, and why
         self._between = False  # a backward came after an optimizer's step in this step
         self._together: bool | None = None  # whether all optimizers step after all backwards; None: not known yet
+        self._undone: list[Memory] = []  # of the refused step
         self._swap: Callable[[], None] | None = None
 
     # Before and after an optimizer's step
@@ -123,7 +124,8 @@ class Refusal:
         self._session.pending = None
         if optimizer is not None:
             self.schedules.refused(optimizer)
-        for memory in reversed(self._session.memories.taken()):
+        self._undone = self._session.memories.taken()
+        for memory in reversed(self._undone):
             memory.put_back()
             known = memory.optimizer()
             if known is not None and known is not optimizer:
@@ -133,6 +135,13 @@ class Refusal:
         self.schedules.put_back()
         self._put_back_buffers()
         self._drop_gradients(optimizer)
+
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer around the refused one has gone on with its own step: that goes, too."""
+        for memory in self._undone:
+            if memory.optimizer() is optimizer:
+                memory.put_back()
+                self.schedules.refused(optimizer)
 
     def refuse_silently(self, optimizer: torch.optim.Optimizer) -> None:
         """A later optimizer of a refused step, about to step: it does nothing either."""
@@ -170,6 +179,7 @@ class Refusal:
         if len(self._session.clock.stepped_now) > 1:
             self._together = not self._between
         self.refused = self._between = False
+        self._undone = []
         self._bare.clear()
         self.journal.end_step()
         self.schedules.end_step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import weakref
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,17 @@ from .session import Session
 from .tape import EntryCall, Update
 from .undo import Structure, at_risk, structure_of
 
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """An optimizer's step that runs."""
+
+    optimizer: torch.optim.Optimizer
+    above: list[Any] | None  # the user's modes over ours, while ours is lifted
+    closure: bool
+    inner: bool = False  # the step of a parent class, called by the step of the same optimizer
+
+
 # bytes of weights up to which each step of a foreign optimizer is kept: with state and gradients about four times as
 # much is copied, in a few milliseconds. Of larger ones only steps at risk are.
 SMALL = 4 << 20
@@ -27,7 +39,7 @@ class UpdateRecorder:
 
     def __init__(self, session: Session, *, keeps_foreign: bool) -> None:
         self._session = session
-        self._above: list[list[Any] | None] = []  # one per optimizer step that runs (they may nest)
+        self._running: list[_Running] = []  # the optimizer steps that run (they may nest)
         self.in_scaler = 0  # steps of a GradScaler that run
         self.skips_inside = False  # the optimizer that a GradScaler called will do nothing: its kernel sees to that
         self._keeps_foreign = keeps_foreign
@@ -41,8 +53,11 @@ class UpdateRecorder:
         A step with a closure runs the model inside: its glue stays observed, its writes count as hand-written ones.
         """
         session = self._session
+        if any(running.optimizer is optimizer for running in self._running):
+            self._running.append(_Running(optimizer, None, False, inner=True))  # `super().step()`: the same step
+            return
         above = None if closure else session.quiet()
-        self._above.append(above)
+        self._running.append(_Running(optimizer, above, closure))
         session.in_closure += closure
         try:
             parameters = self.watched(optimizer)
@@ -58,7 +73,7 @@ class UpdateRecorder:
         try:
             self._before_step(optimizer, parameters, closure)
         except BaseException:
-            self._above.pop()
+            self._running.pop()
             session.in_closure -= closure
             session.loud(above)
             raise
@@ -119,6 +134,7 @@ class UpdateRecorder:
             if alarm is None:
                 return False
             alarm.optimizer = optimizer
+            self._blame_wrapper(alarm)
             if refusal is not None:
                 refusal.make_idle(alarm, optimizer)
         except Exception as error:
@@ -134,9 +150,17 @@ class UpdateRecorder:
             refusal.refuse(optimizer)
         return refuse
 
+    def _blame_wrapper(self, alarm: Alarm) -> None:
+        """Gradients that were good when an optimizer around this one began: the code of that one made them bad."""
+        for running in self._running[:-1]:
+            memory = self._session.memories.of(running.optimizer)
+            if alarm.kind == "gradient" and memory is not None and memory.can_step_again:
+                alarm.optimizer, alarm.memory = running.optimizer, memory
+                return
+
     def repair(self) -> None:
         """An exception left an optimizer's step without telling us: forget it, unless it is still on the stack."""
-        if not self._above:
+        if not self._running:
             return
         frame: FrameType | None = sys._getframe()
         while frame is not None:
@@ -144,14 +168,17 @@ class UpdateRecorder:
                 return
             frame = frame.f_back
         self._session.in_closure = 0
-        self._session.loud(next((above for above in self._above if above is not None), None))
-        self._above.clear()
+        self._session.loud(next((one.above for one in self._running if one.above is not None), None))
+        self._running.clear()
 
     def ends(self, optimizer: torch.optim.Optimizer) -> None:
         """Look at the parameters that the step has written."""
         session = self._session
-        above = self._above.pop() if self._above else None
-        session.in_closure -= session.in_closure > 0
+        running = self._running.pop() if self._running else _Running(optimizer, None, False)
+        if running.inner:
+            return
+        above = running.above
+        session.in_closure -= running.closure
         alarm = None
         parameters: list[Named] = []
         refusal = session.refusal
@@ -163,6 +190,8 @@ class UpdateRecorder:
         except Exception as error:
             session.fault(error)
         try:
+            if refusal is not None and refusal.refused:
+                refusal.settle(optimizer)
             if alarm is not None and session.raise_alarm(alarm):
                 refusal.refuse(optimizer)
             if parameters:

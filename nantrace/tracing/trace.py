@@ -61,7 +61,7 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         optimizer=optimizer_facts(alarm),
         environment=environment(),
     )
-    if alarm.kind in ("parameter", "state"):
+    if alarm.kind in ("parameter", "state") or alarm.memory is not None:
         return from_optimizer(snapshot, alarm, recorder, replaying=replaying)
     if not replaying:
         return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))

@@ -181,6 +181,7 @@ class Bounded(torch.optim.AdamW):
 
 def test_a_subclass_of_torchs_own() -> None:
     """The line of the subclass, although most of the step is torch's."""
+    torch.optim.AdamW([nn.Parameter(torch.ones(1))])  # torch hooks a class when it is first used
     model = Weights()
 
     report = caught(lambda: train(model, Bounded(model.parameters()), [GOOD, [0.0, 0.0, 0.0]]))
@@ -188,6 +189,56 @@ def test_a_subclass_of_torchs_own() -> None:
     assert (report.step, report.phase, report.origin.op) == (1, "optimizer", "div")
     assert report.origin.source.code == "p.grad.div_(p.grad.abs().max())"
     assert report.cause == "zero-division"
+
+
+def test_a_subclass_counts_each_step_once() -> None:
+    """`super().step()` is the same step, also when torch has put its hooks into both classes."""
+    torch.optim.AdamW([nn.Parameter(torch.ones(1))])
+    model = Weights()
+    optimizer = Bounded(model.parameters())
+    with nantrace.watch(model) as tracer:
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.tensor(GOOD)).backward()
+            optimizer.step()
+        steps = tracer.step
+
+    assert steps == 3
+
+
+class Centred(torch.optim.Optimizer):
+    """Normalises the gradients and lets another optimizer step."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        super().__init__([p for group in inner.param_groups for p in group["params"]], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            p.grad.div_(p.grad.std())
+        self.inner.step()
+
+
+def test_gradients_that_an_optimizer_spoils_for_the_one_inside_it() -> None:
+    """The inner optimizer is stopped before it writes the weights; the origin is the outer one's line."""
+    model = Weights()
+    optimizer = Centred(torch.optim.SGD(model.parameters(), lr=0.1))
+    before: list[Tensor] = []
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for gradient in (GOOD, GOOD, [1.0, 1.0, 1.0]):
+                model.zero_grad()
+                model(torch.tensor(gradient)).backward()
+                before[:] = [model.inner.weight.detach().clone()]
+                optimizer.step()
+
+    report = caught(run)
+
+    assert (report.step, report.phase, report.origin.op, report.cause) == (2, "optimizer", "div", "zero-division")
+    assert report.origin.source.code == "p.grad.div_(p.grad.std())"
+    assert torch.equal(model.inner.weight, before[0])
 
 
 class Lookahead(torch.optim.Optimizer):

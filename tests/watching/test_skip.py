@@ -546,6 +546,40 @@ class Lookahead(torch.optim.Optimizer):
                 p.data.copy_(slow)
 
 
+class Spoiler(torch.optim.Optimizer):
+    """Spoils one gradient before the optimizer inside it steps, and moves the weights afterwards."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner, self.total = inner, 0
+        super().__init__([p for group in inner.param_groups for p in group["params"]], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.total += 1
+        parameters = self.param_groups[0]["params"]
+        parameters[1].grad.div_(parameters[1].grad.abs().max())
+        self.inner.step()
+        for p in parameters:
+            p.mul_(0.9)
+
+
+def test_an_optimizer_that_spoils_gradients_for_the_one_inside_it() -> None:
+    """What the outer step does before and after the refused inner one is undone."""
+
+    def build() -> tuple[Parts, Step]:
+        model = Mlp()
+        optimizer = Spoiler(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+        def step(x: Tensor) -> None:
+            model.zero_grad()
+            (model(x.nan_to_num(1.0)).square().mean() * (0.0 if bool(x.isnan().any()) else 1.0)).backward()
+            optimizer.step()
+
+        return {"model": model, "optimizer": optimizer, "inner": optimizer.inner}, step
+
+    check(build)
+
+
 class Holder:
     """Holds an optimizer without being one."""
 
