@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from .errors import NumericalAnomalyWarning as NumericalAnomalyWarning
     from .errors import OptionError as OptionError
     from .errors import RenderError as RenderError
+    from .errors import TraceError as TraceError
     from .errors import WatchError as WatchError
     from .explaining import report_of as report_of
     from .model import Cause as Cause
     from .model import Remedy as Remedy
     from .model import TensorSummary as TensorSummary
+    from .recording.expecting import expect_nonfinite as expect_nonfinite
     from .report import Report as Report
     from .tracer import Tracer as Tracer
     from .tracer import watch as watch
+    from .unwatched import trace as trace
 
 __version__ = "0.1.0"
 
@@ -42,10 +45,13 @@ _HOMES = {
     "RenderError": "errors",
     "Report": "report",
     "TensorSummary": "model",
+    "TraceError": "errors",
     "Tracer": "tracer",
     "WatchError": "errors",
+    "expect_nonfinite": "recording.expecting",
     "load": "dump",
     "report_of": "explaining",
+    "trace": "unwatched",
     "watch": "tracer",
 }
 

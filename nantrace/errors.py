@@ -4,6 +4,7 @@ NantraceError                  everything nantrace raises itself derives from th
 ├── OptionError                a bad option of watch() (also a ValueError)
 ├── NotAModuleError            something that is no module was given to watch() (also a TypeError)
 ├── WatchError                 a watch started, stopped or nested in a way that cannot work (also a RuntimeError)
+├── TraceError                 a tensor that trace() cannot explain: finite, or without a graph (also a ValueError)
 ├── DumpError                  a dump that is missing, torn, or of an unknown version
 ├── RenderError                a picture or file that could not be made
 └── NumericalAnomaly           a non-finite value was about to have consequences (also a FloatingPointError)
@@ -32,6 +33,10 @@ class NotAModuleError(NantraceError, TypeError):
 
 class WatchError(NantraceError, RuntimeError):
     """A watch was started, stopped or nested in a way that cannot work."""
+
+
+class TraceError(NantraceError, ValueError):
+    """A tensor was given to `trace` that cannot be explained: all of it is finite, or no graph leads back from it."""
 
 
 class DumpError(NantraceError):
@@ -65,6 +70,7 @@ for _public in (
     OptionError,
     NotAModuleError,
     WatchError,
+    TraceError,
     DumpError,
     RenderError,
     NumericalAnomaly,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -158,6 +159,31 @@ def forget_kwargs_flag(handle: Any) -> None:
     getattr(torch.nn.modules.module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
 
+GradientHook = Callable[[torch.Tensor], torch.Tensor | None]
+HookTable = OrderedDict[int, GradientHook]
+
+
+def observe_gradient(tensor: torch.Tensor, hooks: HookTable) -> None:
+    """Call the hooks of this table with the gradient that arrives at a tensor that an op has made.
+
+    Lending the tensor our table does what `register_hook` does at a quarter of its cost: no handle, no new table, and
+    the tensor keeps none. Gone, or where the user has hooks there: `register_hook` itself.
+    """
+    node: Any = tensor.grad_fn
+    try:
+        if tensor._backward_hooks is None and node is not None:
+            tensor._backward_hooks = hooks
+            try:
+                node._register_hook_dict(tensor)
+            finally:
+                tensor._backward_hooks = None
+            return
+    except AttributeError:
+        pass
+    for hook in hooks.values():
+        tensor.register_hook(hook)
+
+
 def has_post_accumulate_hooks(tensor: torch.Tensor) -> bool:
     """Whether hooks run after a gradient is accumulated into this tensor: they may step an optimizer."""
     return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
@@ -166,6 +192,43 @@ def has_post_accumulate_hooks(tensor: torch.Tensor) -> bool:
 def optimizer_file() -> str:
     """The file whose `wrapper` runs every optimizer's step: its frame tells whether a step still runs."""
     return torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+
+
+def is_zero_tensor(tensor: torch.Tensor) -> bool:
+    """Whether a tangent of forward-mode differentiation stands for zeros without having memory that could be read."""
+    return bool(torch._is_zerotensor(tensor))
+
+
+def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor that this one is a view of, or None.
+
+    What is written through one view shows in every other one, and `as_subclass` makes views that no dispatch mode is
+    shown. Gone: such values would come from outside in a replay.
+    """
+    return tensor._base
+
+
+def as_plain(tensor: torch.Tensor) -> torch.Tensor | None:
+    """A tensor of a subclass as the plain tensor that it is; None where the subclass stores its values otherwise."""
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return None
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(torch.Tensor)
+
+
+def compiled_call(module: torch.nn.Module) -> Any:
+    """What runs a module that was compiled in place (`module.compile()`), or None. Gone: such calls are not entries."""
+    return getattr(module, "_compiled_call_impl", None)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Exchange what runs a module that was compiled in place; torch leaves it out of pickles and copies."""
+    module._compiled_call_impl = call
+
+
+def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The module that `torch.compile(module)` has wrapped, or None for any other module."""
+    return module._modules.get("_orig_mod")
 
 
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
@@ -258,3 +321,96 @@ def forget_scaler_checks(scaler: Any) -> None:
     states = getattr(scaler, "_per_optimizer_states", None)
     if states is not None:
         states.clear()
+
+
+@dataclass(slots=True)
+class SavedValues:
+    """What an autograd node keeps of its op: tensors and numbers by name, and why a tensor is not to be had."""
+
+    tensors: dict[str, Any]  # a tensor, or a list of tensors
+    numbers: dict[str, Any]
+    missing: dict[str, str]  # name -> "freed" | "overwritten" | "packed"
+
+
+def saved_by(node: Any) -> SavedValues:
+    """Read the `_saved_*` attributes of a node without running any hook of the user's.
+
+    What a saved-tensor hook has packed (checkpointing, offloading) stays packed: unpacking would run the program again.
+    Gone: a node shows no values, and an origin in the graph becomes a guess.
+    """
+    found = SavedValues({}, {}, {})
+    kind: Any = type(node)
+    for name in _saved_names(kind):
+        try:
+            raw = getattr(node, "_raw_saved_" + name, None)
+            if name == "tensors":  # a custom Function's own list
+                _note_saved(found, "saved", raw, lambda: list(node.saved_tensors))
+            elif raw is None:
+                _note_number(found, name, getattr(node, "_saved_" + name, None))
+            else:
+                _note_saved(found, name, raw, lambda name=name: getattr(node, "_saved_" + name))  # type: ignore[misc]
+        except RuntimeError as error:
+            found.missing[name] = "overwritten" if "inplace operation" in str(error) else "freed"
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _saved_names(kind: Any) -> tuple[str, ...]:
+    names = {name.partition("saved_")[2] for name in dir(kind) if name.startswith(("_saved_", "_raw_saved_"))}
+    return tuple(sorted(names))
+
+
+def _note_saved(found: SavedValues, name: str, raw: Any, read: Callable[[], Any]) -> None:
+    parts = raw if isinstance(raw, (tuple, list)) else (raw,)
+    if any(getattr(part, "unpack_hook", None) is not None for part in parts):
+        found.missing[name] = "packed"
+        return
+    value = read()
+    if value is not None:
+        found.tensors[name] = value
+
+
+def _note_number(found: SavedValues, name: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        found.tensors[name] = value
+    elif value is not None:
+        found.numbers[name] = _signed(value)
+
+
+def _signed(value: Any) -> Any:
+    """A node hands out negative ints as unsigned ones of 64 bits."""
+    if isinstance(value, (tuple, list)):
+        return [_signed(item) for item in value]
+    return value - (1 << 64) if type(value) is int and value >= 1 << 63 else value
+
+
+def outputs_of_node(node: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each result of the op that made this node. Gone: a view's result cannot be made again."""
+    try:
+        return [(tuple(int(size) for size in one.shape), one.dtype) for one in node._input_metadata]
+    except (AttributeError, RuntimeError, TypeError):
+        return []
+
+
+@functools.lru_cache(maxsize=1)
+def operators_by_squashed_name() -> dict[str, list[Any]]:
+    """The overloads of ATen by their name without underscores, as the names of autograd nodes are spelled.
+
+    Gone: nothing of a graph is computed again, and only what is saved as it stands is known.
+    """
+    found: dict[str, list[Any]] = {}
+    try:
+        names = torch._C._dispatch_get_all_op_names()
+    except AttributeError:
+        return found
+    for full in sorted(names):
+        space, _, rest = full.partition("::")
+        name, _, overload = rest.partition(".")
+        if space != "aten" or name.endswith(("_", "_out", "_backward")) or "out" in overload:
+            continue
+        packet = getattr(torch.ops.aten, name, None)
+        one = getattr(packet, overload or "default", None)
+        if one is not None:
+            squashed = name.replace("_", "").removesuffix("forward")
+            found.setdefault(squashed, []).append(one)
+    return found

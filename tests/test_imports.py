@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"model"},
     "explaining": {"errors", "model", "recording", "tracing", "report", "torch_private"},
     "tracer": {"errors", "model", "recording", "tracing", "report", "torch_private", "explaining"},
+    "unwatched": {"errors", "model", "tracing", "report"},
     "demo": {""},
     "cli": {"", "errors", "model", "rendering"},
     "__main__": {"cli"},

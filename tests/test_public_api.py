@@ -22,11 +22,14 @@ PUBLIC = [
     "RenderError",
     "Report",
     "TensorSummary",
+    "TraceError",
     "Tracer",
     "WatchError",
     "__version__",
+    "expect_nonfinite",
     "load",
     "report_of",
+    "trace",
     "watch",
 ]
 

@@ -22,7 +22,10 @@ def diagnose(snapshot: Snapshot) -> Diagnosis:
     findings = _findings(snapshot) or [undetermined(snapshot)]
     first = findings[0]
     others = dict.fromkeys(finding.cause for finding in findings[1:] if finding.cause is not first.cause)
-    return Diagnosis(first.cause, first.confidence, first.evidence, first.remedies, tuple(others))
+    sure = first.confidence
+    if sure == "certain" and snapshot.replay.doubts and snapshot.replay.reproduced is not True:
+        sure = "likely"  # something was taken for granted, or had changed since the live run
+    return Diagnosis(first.cause, sure, first.evidence, first.remedies, tuple(others))
 
 
 def _findings(snapshot: Snapshot) -> list[Finding]:

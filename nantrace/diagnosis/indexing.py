@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import isfinite
+from math import inf, isfinite
 
 from ..model import Cause, IndexFacts, OperandValue, Origin, Remedy, Snapshot
 from .finding import Finding
@@ -151,8 +151,8 @@ def _unwritten(snapshot: Snapshot) -> Finding | None:
     origin, source = snapshot.origin, snapshot.source_value
     if origin is None or origin.derivative or origin.op not in READING:
         return None
-    if source is not None and source.kind in ("input", "label"):
-        return None
+    if source is not None and (source.kind in ("input", "label") or source.value == -inf):
+        return None  # -inf was written, to forbid something: memory that nobody wrote holds anything else
     table = source.summary if source is not None else summary(origin, "self", "weight", "input")
     if table is None or not table.nonfinite or table.nonfinite >= table.numel:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .division import zero_division
 from .domains import domain, pow_domain, sqrt_domain
+from .factorizations import refused_factorization
 from .finding import Rule
 from .gradients import masked_gradient, singular_gradient
 from .indexing import indexing
@@ -36,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     # The structure of the data: nothing to reduce, nothing left by the mask.
     masked_softmax,
     empty_reduction,
+    refused_factorization,
     # The op at its operands.
     log_domain,
     zero_division,

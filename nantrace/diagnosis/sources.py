@@ -157,7 +157,18 @@ def bad_parameter(snapshot: Snapshot) -> Finding | None:
         "If it comes from a checkpoint, load an earlier one; check it right after loading.",
         "bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]",
     )
-    return Finding(Cause.BAD_PARAMETER, "certain", tuple(evidence), (init, check) if start else (check, init))
+    advice = (init, check) if start else (check, init)
+    if source.value == -inf:
+        advice = (_finite_minus_infinity(path), check)
+    return Finding(Cause.BAD_PARAMETER, "certain", tuple(evidence), advice)
+
+
+def _finite_minus_infinity(path: str) -> Remedy:
+    return Remedy(
+        "If -inf forbids something here (a transition, a class), write a large finite negative number instead: it has "
+        "the same effect, and -inf * 0 and -inf - -inf are NaN.",
+        f"{path}.data.clamp_(min=-1e4)",
+    )
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..model import Cause, Remedy, Snapshot, Status
+from ..model import Cause, Origin, Remedy, Snapshot
 from .finding import Finding
 from .numbers import plural, show, show_index
 from .reading import place
@@ -11,17 +11,8 @@ from .reading import place
 def transient(snapshot: Snapshot) -> Finding | None:
     """The step was replayed with all its state restored, and came out finite."""
     replay = snapshot.replay
-    if (
-        replay.reproduced is not False
-        or replay.doubts
-        or snapshot.source_value is not None
-        or snapshot.index is not None
-    ):
-        return None
-    bad = (Status.GENERATED, Status.PROPAGATED)
-    if not replay.ops or any(op.status in bad for op in snapshot.ops):
-        return None
-    if snapshot.origin is not None and snapshot.origin.example is not None:
+    outside = snapshot.source_value is not None or snapshot.index is not None
+    if replay.reproduced is not False or replay.doubts or outside or not replay.ops:
         return None
     value = f" ({show(snapshot.symptom.value)})" if snapshot.symptom.value is not None else ""
     seen = f"{snapshot.symptom.kind} {snapshot.symptom.name}".strip()
@@ -30,6 +21,7 @@ def transient(snapshot: Snapshot) -> Finding | None:
         f"{plural(replay.ops, 'op')}, "
         "came out finite",
         *replay.reasons,
+        *_seen_live(snapshot.origin),
     )
     advice = (
         Remedy(
@@ -43,8 +35,21 @@ def transient(snapshot: Snapshot) -> Finding | None:
             "synchronous kernels.",
             "CUDA_LAUNCH_BLOCKING=1 python train.py",
         ),
+        Remedy("Watch every op live: what cannot be replayed is seen as it runs.", 'nantrace.watch(model, level="op")'),
     )
     return Finding(Cause.TRANSIENT, "likely", evidence, advice)
+
+
+def _seen_live(origin: Origin | None) -> tuple[str, ...]:
+    """What the live autograd graph still knew of the op."""
+    if origin is None or origin.example is None:
+        return ()
+    values = (f"{one.name} = {show(one.value)}" for one in origin.example.operands if one.value is not None)
+    told = ", ".join(values)
+    return (
+        f"in the live run {origin.op} made {place(origin.example)} = {show(origin.example.value)}"
+        + (f" of {told}" if told else ""),
+    )
 
 
 def undetermined(snapshot: Snapshot) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,9 @@ class Alarm:
     advisory: bool = False  # a warning, whatever is done about anomalies: nothing bad has happened to the weights
     unless_backward: bool = False  # no anomaly where the value turns out to be born in the (scaled) backward
     left_over: str = ""  # what stays changed where it is, in half a sentence
+    explanation: Any = None  # what the live autograd graph said of the loss before its backward freed it
+    within: str | None = None  # strict: the module whose output held NaN; the tokens are the entry calls' results
+    meant: bool = False  # found by the tracer: the value was declared with `expect_nonfinite`
 
 
 @dataclass(slots=True)
@@ -49,13 +53,15 @@ class Pending:
     root: Token
     value: float
     before: dict[int, tuple[int, int]]  # parameter -> identity and version of its gradient before the backward
-    gradients: dict[int, tuple[int, int]]  # the same after it, of the parameters that it gave a gradient
+    gradients: dict[int, tuple[weakref.ref[torch.Tensor], int]]  # after it, of the parameters it gave a gradient
+    earlier: Pending | None = None  # another one of the same step, whose gradients were still there
+    explanation: Any = None  # what the live graph said of it before the backward freed it
 
     def still_there(self, parameters: Sequence[Named]) -> bool:
         """Whether any of these parameters still carries a gradient of that backward, neither dropped nor zeroed."""
         for _, parameter in parameters:
             known = self.gradients.get(id(parameter))
-            if known is not None and parameter.grad is not None and id(parameter.grad) == known[0]:
+            if known is not None and parameter.grad is not None and parameter.grad is known[0]():
                 if not was_zeroed(parameter.grad, known[1]):
                     return True
         return False

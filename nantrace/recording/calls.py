@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
-from ..torch_private import inside_functorch, inside_jit_trace
+from ..torch_private import GradientHook, inside_functorch, inside_jit_trace, observe_gradient, sequence_number
 from .alarm import Alarm
+from .attributes import attributes_before, tokens_of
 from .buffers import BufferKeeper
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .flatten import tensors_in
 from .frames import raw_stack_here
+from .numpy_random import NumpyStream
+from .ring import Place
 from .session import Session
-from .state import modes_now, random_now
+from .state import modes_now, random_with
 from .statistics import is_finite, readable
 from .tape import EntryCall
 
@@ -29,18 +35,28 @@ class CallRecorder:
 
     def __init__(self, session: Session, repair_optimizers: Callable[[], None], *, statistics: bool) -> None:
         self._session = session
+        self._thread = get_ident()
         self._statistics = statistics
         self._recording = statistics
         self._buffers = BufferKeeper(_FIRST_BYTES if session.refusal is not None else 0)
+        self._numpy = NumpyStream()
         self.weights = ExchangedWeights(session)
         self._entry: EntryCall | None = None
         self._above: list[Any] | None = None  # the user's modes over ours, while an entry call runs
         self._repair_optimizers = repair_optimizers
         self._paths = session.names.paths
+        self._places: dict[str, list[OutputPlace]] = {}  # by module path
         self._roots = {id(root) for root in session.names.roots}
+
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._entry
 
     def begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Push the module; an outermost call becomes an entry call."""
+        if is_compiling() or get_ident() != self._thread:
+            return
         session = self._session
         calls = session.calls
         found = self._paths.get(id(module))
@@ -71,14 +87,21 @@ class CallRecorder:
         except Exception as error:
             session.fault(error)
 
-    def ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
-        """Record the outputs and pop the module; an outermost call goes on the tape."""
+    def ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
+        """Record the outputs and pop the module; an outermost call goes on the tape.
+
+        torch gives (kwargs, output) after the arguments, or a single None where an exception left the call.
+        """
+        if is_compiling() or get_ident() != self._thread:
+            return
         session = self._session
         calls = session.calls
         found = self._paths.get(id(module))
         if found is None or found[0] is not module or not calls:
             return
         path = found[1]
+        failed = len(rest) != 2
+        kwargs, output = (None, None) if failed else rest
         if self._recording and not failed:
             try:
                 self._record_outputs(path, output)
@@ -94,28 +117,24 @@ class CallRecorder:
     def _record_outputs(self, path: str, output: Any) -> None:
         if inside_functorch():
             return
+        places = self._places.get(path)
+        if places is None:
+            places = self._places[path] = []
         outermost = self._entry if len(self._session.calls) == 1 else None
         write = self._session.ring.write
+        again = self._session.in_engine  # a checkpoint recomputes what has been recorded
         for number, tensor in enumerate((output,) if type(output) is torch.Tensor else tensors_in(output)):
+            if number == len(places):
+                places.append(OutputPlace(self._session, path, number))
             values = readable(tensor)
             if values is None:
                 continue
-            event = write("forward", path, number, values)
+            place = places[number]
+            event = None if again else write(place.forward, values)
             if outermost is not None and event is not None:
                 outermost.events[number] = event
-            node = tensor.grad_fn
-            if node is not None:
-                node.register_prehook(partial(self._record_gradient, path, number, tensor.output_nr))
-
-    def _record_gradient(self, path: str, number: int, slot: int, gradients: tuple[torch.Tensor | None, ...]) -> None:
-        session = self._session
-        try:
-            gradient = gradients[slot] if slot < len(gradients) else None
-            values = readable(gradient) if gradient is not None else None
-            if values is not None and session.listening and not inside_functorch():
-                session.ring.write("gradient", path, number, values)
-        except Exception as error:
-            session.fault(error)
+            if tensor.requires_grad and not tensor.is_leaf:
+                observe_gradient(tensor, place.gradient_hooks)
 
     def _end_former_step(self) -> Alarm | None:
         """An outermost call begins: a step that no optimizer of torch has ended may have ended before it."""
@@ -146,18 +165,25 @@ class CallRecorder:
         if inside_functorch() or inside_jit_trace():
             return
         tree = session.names.tree(module)
-        self._entry = EntryCall(
+        buffers = self._buffers.before(tree.buffer_owners, tree.tensors)
+        entry = self._entry = EntryCall(
             module=module,
             path=path,
             args=session.tape.tokens_for(args),
             kwargs=None,
             modes=modes_now(),
-            random=random_now(),
+            random=random_with(self._numpy.before()),
             training=tuple([child.training for child in tree.modules]),
-            buffers=self._buffers.before(tree.buffer_owners),
+            buffers=buffers,
             stack=raw_stack_here(5),
             swapped=[(owner, name, session.tape.token(now)) for owner, name, now in tree.swapped()],
+            expected=expecting(),
         )
+        if tree.changing:
+            copies = {id(buffer): before for buffer, before in buffers.values()}
+            entry.attributes = attributes_before(tree.changing, session.tape, copies)
+            entry.carried = list(tokens_of(entry.attributes))
+        entry.nodes = (sequence_number(), 0)
 
     def _entry_ends(self, kwargs: Any, output: Any, failed: bool) -> None:
         session = self._session
@@ -179,9 +205,11 @@ class CallRecorder:
     def _finish(self, entry: EntryCall, kwargs: Any, output: Any, failed: bool) -> Alarm | None:
         tape = self._session.tape
         entry.failed = failed
+        entry.nodes = (entry.nodes[0], sequence_number())
         entry.kwargs = tape.tokens_for((_kwargs_of_failed(entry.module) if failed else kwargs) or {})
         entry.outputs = [tape.made(tensor) for tensor in tensors_in(output)]
         entry.unkept = self._buffers.after()
+        self._numpy.after()
         tape.add(entry)
         return None if failed or entry.modes.grad else self._bad_result(entry, output)
 
@@ -194,6 +222,9 @@ class CallRecorder:
         ]
         if not bad:
             return None
+        if entry.expected:
+            self._session.contained += 1
+            return None
         call = f"the result of {entry.path or type(entry.module).__name__}, called without gradients, holds NaN"
         return Alarm("result", call, self._session.clock.step, tokens=bad, stack=entry.stack)
 
@@ -204,6 +235,33 @@ class CallRecorder:
         self._session.calls.clear()
         self._entry = None
         self._session.loud(self._above)
+
+
+class OutputPlace:
+    """One output of one module: where its events go, and the table of the hook that records its gradient."""
+
+    __slots__ = ("forward", "gradient_hooks")
+
+    def __init__(self, session: Session, path: str, number: int) -> None:
+        self.forward = Place("forward", path, number)
+        self.gradient_hooks = OrderedDict([(0, _gradient_hook(session, Place("gradient", path, number)))])
+
+
+def _gradient_hook(session: Session, place: Place) -> GradientHook:
+    write = session.ring.write
+
+    def record(gradient: torch.Tensor | None) -> torch.Tensor | None:
+        if gradient is None:  # a sibling output of the same op had one, this one is not used
+            return None
+        try:
+            values = readable(gradient)
+            if values is not None and session.listening and not inside_functorch():
+                write(place, values)
+        except Exception as error:
+            session.fault(error)
+        return None  # the gradient stays as it is
+
+    return record
 
 
 def _frames_of(module: torch.nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from ..torch_private import EngineArguments
 from .alarm import Pending, scalar_value
 from .exchanged import ExchangedWeights
+from .expecting import expecting
 from .frames import raw_stack_here
 from .session import Session
 from .tape import EngineCall, Token
@@ -45,6 +47,7 @@ class EngineRecorder:
                 accumulate=call.accumulate,
                 grad=torch.is_grad_enabled(),
                 stack=raw_stack_here(4),
+                expected=expecting(),
             )
             tape.add(event)
             if call.accumulate:
@@ -81,9 +84,15 @@ class EngineRecorder:
         pending = session.pending
         if pending is not None and not pending.gradients:
             after = session.gradients.identities()
-            pending.gradients = {key: known for key, known in after.items() if pending.before.get(key) != known}
+            pending.gradients = {
+                key: (weakref.ref(gradient), known[1])
+                for key, known in after.items()
+                if pending.before.get(key) != known and (gradient := session.names.parameters[key][0].grad) is not None
+            }
             if not pending.gradients:
                 session.pending = None  # no watched parameter has a part in that loss
+            elif pending.earlier is not None and pending.earlier.gradients.keys() >= pending.gradients.keys():
+                session.pending = pending.earlier  # accumulation: the first bad loss of a step tells where it began
         if session.refusal is not None:
             session.refusal.backward_ran()
         session.update_point = len(session.tape.events)
@@ -99,5 +108,12 @@ class EngineRecorder:
             value = scalar_value(scaled[1] if scaled is not None and scaled[0]() is root else root)
             if value is not None:
                 session.ring.loss = value
-                if not math.isfinite(value):
-                    session.pending = Pending(token, value, session.gradients.identities(), {})
+                if not math.isfinite(value) and expecting():
+                    session.contained += 1
+                elif not math.isfinite(value):
+                    earlier = session.pending
+                    named = [(name, parameter) for parameter, name in session.names.parameters.values()]
+                    if earlier is not None and not earlier.still_there(named):
+                        earlier = None
+                    session.pending = Pending(token, value, session.gradients.identities(), {}, earlier)
+                    session.pending.explanation = session.explain_loss(root)

@@ -10,6 +10,7 @@ import linecache
 import os
 import sys
 import sysconfig
+from itertools import islice
 from types import CodeType, FrameType
 
 import torch
@@ -19,6 +20,7 @@ from ..model import Frame, Source
 RawStack = tuple[tuple[CodeType, int], ...]  # innermost first
 
 _LIMIT = 80
+_PROTOCOLS = ("__torch_function__", "__torch_dispatch__")  # of a tensor subclass: whoever called the op is meant
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _NANTRACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY_PARTS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -42,14 +44,22 @@ def raw_stack_here(skip: int = 1) -> RawStack:
 
 
 def is_torch(code: CodeType) -> bool:
-    """Whether the code belongs to torch itself, or to nantrace."""
-    file = code.co_filename
+    """Whether the code belongs to torch itself or to nantrace, or is a method that torch sends every op through."""
+    return is_torch_file(code.co_filename) or code.co_name in _PROTOCOLS
+
+
+def is_torch_file(file: str) -> bool:
+    """Whether a file belongs to torch itself, or to nantrace."""
     return file.startswith((_TORCH, _NANTRACE))
 
 
 def is_library(code: CodeType) -> bool:
     """Whether the code belongs to an installed package or the standard library."""
-    file = code.co_filename
+    return is_library_file(code.co_filename)
+
+
+def is_library_file(file: str) -> bool:
+    """Whether a file belongs to an installed package or the standard library."""
     if any(part in file for part in _LIBRARY_PARTS):
         return True
     return file.startswith(_STANDARD) or file.startswith("<frozen")
@@ -63,6 +73,12 @@ def innermost_outside_torch(stack: RawStack) -> int | None:
 def innermost_user(stack: RawStack) -> int | None:
     """The position of the innermost frame of the user's own code (no installed package), or None."""
     return next((i for i, (code, _) in enumerate(stack) if not is_torch(code) and not is_library(code)), None)
+
+
+def line_at(stack: RawStack, position: int) -> Source:
+    """The line of one frame alone: without the stack that led to it, and without the lines around it."""
+    frame = _read(*stack[position])
+    return Source(frame.file, frame.line, frame.function, frame.code, frame.expression)
 
 
 def source_at(stack: RawStack, position: int) -> Source:
@@ -92,10 +108,7 @@ def _read(code: CodeType, offset: int) -> Frame:
 
 
 def _positions(code: CodeType, offset: int) -> tuple[int | None, int | None, int | None, int | None]:
-    for i, position in enumerate(code.co_positions()):
-        if i == offset // 2:
-            return position
-    return None, None, None, None
+    return next(islice(code.co_positions(), offset // 2, None), (None, None, None, None))
 
 
 def _line_of(code: CodeType, offset: int) -> int:
@@ -116,6 +129,14 @@ def _expression(file: str, start: int | None, end: int | None, left: int | None,
     encoded[-1] = encoded[-1][:right]
     encoded[0] = encoded[0][left:]
     return " ".join(part.decode(errors="replace").strip() for part in encoded)
+
+
+def source_of_lines(stack: list[Frame], position: int) -> Source:
+    """The source of one frame of a stack that was kept as text, innermost first."""
+    frame = stack[position]
+    outward = tuple(one for one in reversed(stack[position:]) if not is_torch_file(one.file))
+    context = _context(frame.file, frame.line)
+    return Source(frame.file, frame.line, frame.function, frame.code, frame.expression, outward, context)
 
 
 def _context(file: str, line: int) -> tuple[tuple[int, str], ...]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..torch_private import inside_functorch
+from ..torch_private import inside_functorch, sequence_number, view_base
 from .alarm import Alarm, Named, first_bad
+from .expecting import expecting
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
@@ -18,9 +19,21 @@ from .refusal import StepRefused
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
-from .tape import EXTERNAL, GRADIENT, PARAMETER, DataOp, FunctionCall, GlueOp, Token, Update
+from .tape import (
+    EXTERNAL,
+    GRADIENT,
+    MAX_DATA_BYTES,
+    PARAMETER,
+    DataOp,
+    FunctionCall,
+    GlueOp,
+    Token,
+    Update,
+    shows_plainly,
+    version_of,
+)
 
-MAX_DATA_OPS = 512
+MAX_HELD = 1 << 13  # elements of a tensor of the data code that is kept until the step ends
 
 FailedGlue = tuple[Any, tuple[Any, ...], dict[str, Any], RawStack, BaseException]
 
@@ -53,6 +66,9 @@ class GlueRecorder:
                 token = session.tape.known(tensor)
                 if token is not None:
                     session.tape.save_before_write(token)
+                base = view_base(tensor)
+                if base is not None and (token is None or token.kind == EXTERNAL):
+                    self._view_of_data(tensor, base, args, kwargs)
             if session.gradients.present:
                 writes = self._parameters_written(targets)
             if session.refusal is not None and (session.in_closure or not session.clock.has_optimizers):
@@ -91,13 +107,14 @@ class GlueRecorder:
             operands = tensors_in((args, kwargs))
             downstream = [self._is_downstream(tensor) for tensor in operands]  # names every operand
             if not any(downstream):
-                self._note_data_op(func, args, kwargs, result)
+                self._note_data_op(func, args, kwargs, operands, result)
                 return
             if not torch.is_grad_enabled() and self._inside_function(result):
                 return
             writes, draws = nature(func)
             targets = written_by(func, args, kwargs) if writes else []
-            if any(session.names.parameter(target) is not None for target in targets):
+            bases = [base for target in targets if (base := view_base(target)) is not None]
+            if any(session.names.parameter(target) is not None for target in (*targets, *bases)):
                 return  # a hand-written update: never run again
             event = GlueOp(
                 func,
@@ -108,14 +125,35 @@ class GlueRecorder:
                 raw_stack_here(3),
                 random if draws else None,
                 writes,
+                expected=expecting(),
             )
-            for target in targets:
+            if any(operand.requires_grad for operand in operands):
+                event.sequence = sequence_number() - 1
+            for target in (*targets, *bases):
                 known = tape.known(target)
                 tape.wrote_gradients |= known is not None and known.kind == GRADIENT
+            event.through = [(known, tape.made(base)) for base in bases if (known := tape.known(base)) is not None]
             event.outputs = [tape.made(tensor) for tensor in (*tensors_in(result), *targets)]
+            event.outputs += [after for _, after in event.through]
             tape.add(event)
         except Exception as error:
             session.fault(error)
+
+    def _view_of_data(self, view: torch.Tensor, base: torch.Tensor, args: Any, kwargs: Any) -> None:
+        """What the step computed is about to be written into a view of data (`out[t] = x`): both go on the tape.
+
+        Until now neither the tensor nor its view was of interest; the tensor carries the graph from here on.
+        """
+        tape = self._session.tape
+        if not shows_plainly(view, base):
+            return
+        if tape.known(base) is None and not any(self._is_downstream(tensor) for tensor in tensors_in((args, kwargs))):
+            return
+        token = tape.token(base)
+        tape.save_before_write(token)
+        if token.kind == EXTERNAL and token.saved is None:
+            return  # too large to copy: the view alone is on the tape
+        tape.view(view, token, raw_stack_here(4))
 
     def _inside_function(self, result: Any) -> bool:
         """Whether this op runs in the forward of a custom autograd Function; its `apply` goes on the tape instead."""
@@ -128,6 +166,7 @@ class GlueRecorder:
             names = frame.f_locals
             args = tape.tokens_for(names["args"])
             event = FunctionCall(names["cls"], args, raw_stack(frame.f_back), True, torch_random_now())
+            event.expected = expecting()
             tape.add(event)
             self._applying = (frame, event)
         call = self._applying[1]
@@ -156,16 +195,18 @@ class GlueRecorder:
             return True
         return tensor.requires_grad  # learned codes, a model nobody watches: the graph goes through them
 
-    def _note_data_op(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _note_data_op(self, func: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], result: Any) -> None:
         made = [t for t in tensors_in(result) if t.is_floating_point() and t.layout is torch.strided and not t.is_meta]
         if not made or is_view(func) or inside_functorch():
             return
         outputs = [weakref.ref(tensor) for tensor in made]
         storages = [tensor.untyped_storage().data_ptr() for tensor in made]
-        noted = self._session.tape.data_ops
-        if len(noted) >= MAX_DATA_OPS:
-            del noted[: MAX_DATA_OPS // 2]
-        noted.append(DataOp(func, replace_tensors((args, kwargs), weakref.ref), outputs, storages, raw_stack_here(4)))
+        tape = self._session.tape
+        used = [*operands, *made]
+        held = [t for t in used if t.numel() <= MAX_HELD] if tape.data_bytes < MAX_DATA_BYTES else []
+        references = replace_tensors((args, kwargs), weakref.ref)
+        versions = [version_of(tensor) for tensor in used]
+        tape.note(DataOp(func, references, outputs, storages, raw_stack_here(4), versions, held))
 
     def _parameters_written(self, targets: list[torch.Tensor]) -> list[Named]:
         """The watched parameters among the written tensors, by storage: `p.data` and views count too."""
@@ -210,16 +251,16 @@ class GlueRecorder:
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session
-        if not all(is_finite(parameter) for _, parameter in writes):
-            return None
         who = "an optimizer with a closure" if session.in_closure else "a hand-written update"
         where = f"{who} was about to write the parameter {writes[0][0]}"
         pending, stack = session.pending, raw_stack_here(5)
         if pending is not None and pending.still_there(writes):
             session.pending = None
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
-            alarm.value = pending.value
+            alarm.value, alarm.explanation = pending.value, pending.explanation
             return alarm
+        if not all(is_finite(parameter) for _, parameter in writes):
+            return None
         bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
         if not bad:
             self._clean = writes

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 
 from .alarm import was_zeroed
 from .names import ModuleNames
 from .tape import version_of
+
+_SAMPLED = 8  # parameters that stand for all in telling whether a backward has reached any
 
 
 class Gradients:
@@ -19,11 +23,17 @@ class Gradients:
             None  # parameter, identity and version of its gradient
         )
         self._owners: dict[int, tuple[torch.Tensor, torch.nn.Parameter, str]] | None = None
+        self.served_others = False  # an optimizer of other parameters has stepped since the last backward
+        self._used: list[tuple[torch.nn.Parameter, weakref.ref[torch.Tensor], int]] = []  # left by the last step
 
     def noted(self) -> None:
         """A backward has accumulated. One gradient stands for all: zero_grad drops them together."""
         self._owners = None
         self._first = None
+        self.served_others = False
+        if self._used and all(_untouched(p.grad, left(), version) for p, left, version in self._used):
+            self.present = False  # another model's backward: what is here was used by the step that has ended
+            return
         for parameter, _ in self._names.parameters.values():
             gradient = parameter.grad
             if gradient is not None:
@@ -36,6 +46,10 @@ class Gradients:
         self.present = False
         self._first = None
         self._owners = None
+        self.served_others = False
+        parameters = list(self._names.parameters.values())
+        some = parameters[:: max(1, len(parameters) // _SAMPLED)]
+        self._used = [(p, weakref.ref(g), version_of(g)) for p, _ in some if (g := p.grad) is not None]
 
     def dropped(self) -> bool:
         """Whether the gradients were set to None, replaced, or zeroed since."""
@@ -62,3 +76,8 @@ class Gradients:
             for identity, (parameter, _) in self._names.parameters.items()
             if (gradient := parameter.grad) is not None
         }
+
+
+def _untouched(gradient: torch.Tensor | None, before: torch.Tensor | None, version: int) -> bool:
+    """Whether this is still the gradient from before, and nothing has been added to it."""
+    return gradient is not None and gradient is before and version_of(gradient) == version

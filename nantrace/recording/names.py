@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..torch_private import own_buffers, own_parameters
+from ..torch_private import own_buffers, own_parameters, wrapped_by_compile
+from .assigned import Slots, plain_tensors_of, slots_of
 
 # names that torch's own wrappers put into a path (torch.compile, FSDP, activation checkpointing)
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -21,6 +22,8 @@ class ModuleTree:
     modules: list[torch.nn.Module]  # in `modules()` order
     buffer_owners: list[tuple[str, torch.nn.Module]]  # path and module of those that own buffers
     parameters: list[tuple[torch.nn.Module, str, torch.Tensor]]  # owner, name in the owner, parameter
+    changing: Slots  # attributes that a forward of the user's may change
+    tensors: Slots  # tensors that are no buffers
 
     def swapped(self) -> list[tuple[torch.nn.Module, str, torch.Tensor]]:
         """The tensors that stand in a parameter's place just now (`functional_call`, weights of an inner loop)."""
@@ -59,6 +62,10 @@ class ModuleNames:
         found = self.paths.get(id(module))
         if found is not None and found[0] is module:
             return found[1]
+        wrapped = wrapped_by_compile(module)
+        if wrapped is not None and (path := self.path(wrapped, look_again)) is not None:
+            self.paths[id(module)] = (module, path)  # the compiled model is called, the model itself is watched
+            return path
         if not look_again:
             return None
         stranger = self._strangers.get(id(module))
@@ -87,6 +94,8 @@ class ModuleNames:
                     and id(parameter) in self.parameters
                     and not isinstance(child, torch.jit.ScriptModule)  # keeps them in a wrapper, cannot be swapped
                 ],
+                slots_of(children, self.roots),
+                plain_tensors_of(children),
             )
             self._trees[id(module)] = tree
         return tree

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from ..torch_private import engine_arguments, forget_kwargs_flag, patch_engine, 
 
 
 class Listener(Protocol):
-    """What a recorder is told. `thread` is the thread that started it; calls in other threads are not told."""
+    """What a recorder is told. `thread` is the thread that started it; except for modules, others are not told."""
 
     thread: int
 
@@ -27,10 +28,10 @@ class Listener(Protocol):
         """Stop listening for good."""
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        """A module's call begins."""
+        """A module's call begins, in whatever thread: torch calls this itself, hundreds of times a step."""
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
-        """A module's call has ended, with its output or by an exception."""
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
+        """A module's call has ended, in whatever thread: `rest` is (kwargs, output), or (None,) for an exception."""
 
     def engine_begins(self, call: Any) -> Any:
         """The autograd engine is about to run; what is returned is given to `engine_ends`."""
@@ -59,6 +60,7 @@ class Listener(Protocol):
 
 _listeners: list[Listener] = []
 _undo: list[Callable[[], object]] = []
+_undo_modules: dict[int, list[Callable[[], object]]] = {}  # by the listener's identity
 _lock = threading.Lock()
 
 
@@ -72,6 +74,7 @@ def listen(listener: Listener) -> None:
                 _uninstall()
                 raise
         _listeners.append(listener)
+        _undo_modules[id(listener)] = _hook_modules(listener)
 
 
 def stop_listening(listener: Listener) -> None:
@@ -79,6 +82,8 @@ def stop_listening(listener: Listener) -> None:
     with _lock:
         if listener in _listeners:
             _listeners.remove(listener)
+            for undo in _undo_modules.pop(id(listener), []):
+                undo()
         if not _listeners:
             _uninstall()
 
@@ -95,17 +100,32 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
+def _hook_modules(listener: Listener) -> list[Callable[[], object]]:
+    before = register_module_forward_pre_hook(listener.module_begins)
+    after = register_module_forward_hook(listener.module_ends, with_kwargs=True, always_call=True)
+    return [before.remove, after.remove, lambda: forget_kwargs_flag(after)]
+
+
 def _install() -> None:
-    _undo.append(register_module_forward_pre_hook(_before_module).remove)
-    after = register_module_forward_hook(_after_module, with_kwargs=True, always_call=True)
-    _undo.append(after.remove)
-    _undo.append(lambda: forget_kwargs_flag(after))
     _undo.append(register_optimizer_step_pre_hook(_before_optimizer).remove)
     _undo.append(register_optimizer_step_post_hook(_after_optimizer).remove)
     _undo.append(patch_engine(_around_engine))
     _undo.append(patch_method(torch.amp.GradScaler, "scale", _around_scale))
     _undo.append(patch_method(torch.amp.GradScaler, "step", _around_scaler_step))
     _undo.append(patch_method(torch.amp.GradScaler, "update", _around_scaler_update))
+    _undo.append(_ignore_warning_of_compile())
+
+
+def _ignore_warning_of_compile() -> Callable[[], None]:
+    """torch.compile warns its user of global hooks; ours do no harm there, and the user has put none."""
+    warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
+    added = warnings.filters[0]
+
+    def undo() -> None:
+        if added in warnings.filters:  # not inside a `catch_warnings` that has begun before us and has ended
+            warnings.filters.remove(added)  # type: ignore[attr-defined]
+
+    return undo
 
 
 def _uninstall() -> None:
@@ -116,29 +136,6 @@ def _uninstall() -> None:
 def _here() -> list[Listener]:
     thread = threading.get_ident()
     return [listener for listener in _listeners if listener.thread == thread]
-
-
-def _before_module(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-    if torch.compiler.is_compiling():
-        return
-    thread = threading.get_ident()
-    for listener in _listeners:
-        if listener.thread == thread:
-            listener.module_begins(module, args)
-
-
-def _after_module(module: torch.nn.Module, args: Any, *rest: Any) -> None:
-    # torch calls an always_call hook with (module, args, output) when an exception left the call,
-    # and with (module, args, kwargs, output) otherwise
-    if torch.compiler.is_compiling():
-        return
-    thread = threading.get_ident()
-    for listener in _listeners:
-        if listener.thread == thread:
-            if len(rest) == 2:
-                listener.module_ends(module, args, rest[0], rest[1], False)
-            else:
-                listener.module_ends(module, args, None, None, True)
 
 
 def _before_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

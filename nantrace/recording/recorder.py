@@ -16,16 +16,19 @@ from . import patches, schedules
 from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
+from .compiled import CompiledInPlace
 from .engine import EngineRecorder, Ticket
-from .glue import GlueMode, lift, put_back
+from .glue import GlueHandler, GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
+from .intervals import ModuleIntervals
 from .names import ModuleNames
+from .observer import ObservedGlue, ObservedRecorder, ObservedRing, OpObserver
 from .refusal import Refusal
 from .ring import Ring
 from .scalers import ScalerRecorder
 from .session import Session
-from .tape import Tape
+from .tape import EntryCall, Tape
 from .updates import UpdateRecorder
 
 MAX_TAPE_EVENTS = 20_000
@@ -49,12 +52,18 @@ class Recorder:
         strict: bool,
         on_alarm: Callable[[Alarm], bool],
         skips: bool,
+        explain_loss: Callable[[torch.Tensor], Any],
+        intervals: ModuleIntervals | None = None,
+        observer: OpObserver | None = None,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
         clock, gradients = StepClock(names), Gradients(names)
-        self.session = Session(names, Ring(capacity), tape, clock, on_alarm, strict, gradients, self.thread)
+        ring = Ring(capacity) if observer is None else ObservedRing(capacity, observer)
+        self.session = Session(names, ring, tape, clock, on_alarm, strict, gradients, self.thread)
+        self.session.explain_loss = explain_loss
+        self.intervals = intervals
         if skips:
             self.session.refusal = Refusal(self.session)
         self._updates = UpdateRecorder(self.session, keeps_foreign=statistics)
@@ -65,7 +74,14 @@ class Recorder:
         # bound once: a module's call happens hundreds of times a step, and every layer between costs
         self.module_begins = self._calls.begins
         self.module_ends = self._calls.ends
-        self.session.mode = GlueMode(self._glue)
+        self.observer = observer
+        self._listener: Any = self
+        handler: GlueHandler = self._glue
+        if observer is not None:
+            self._listener = ObservedRecorder(self, self.session, observer)
+            handler = ObservedGlue(self._glue, self.session, observer)
+        self.session.mode = GlueMode(handler)
+        self._compiled = CompiledInPlace(modules, self._listener.module_begins, self._listener.module_ends)
 
     # What is asked of it
 
@@ -116,28 +132,39 @@ class Recorder:
 
     def start(self) -> None:
         """Begin to listen. The glue mode goes on this thread's stack."""
-        patches.listen(self)
+        patches.listen(self._listener)
+        if self.intervals is not None:
+            self.intervals.listen_to(self.session)
         self.session.listening = True
+        self._compiled.start()
         if self.session.refusal is not None:
             schedules.listen(self.session.refusal)
         try:
+            if self.observer is not None:
+                self._listener.start()
             self.session.mode.__enter__()
         except BaseException:
             self._stop_listening()
+            self._compiled.stop()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
         self._stop_listening()
+        self._compiled.stop()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])
         self.session.mode.__exit__(None, None, None)
+        if self.observer is not None:
+            self._listener.take_off()
         self.session.calls.clear()
 
     def _stop_listening(self) -> None:
-        patches.stop_listening(self)
+        patches.stop_listening(self._listener)
+        if self.intervals is not None:
+            self.intervals.stop()
         if self.session.refusal is not None:
             self.session.refusal.stop()
             schedules.stop_listening(self.session.refusal)
@@ -155,6 +182,11 @@ class Recorder:
         elif session.pending is not None:
             session.contained += 1
         session.pending = None
+
+    @property
+    def entry(self) -> EntryCall | None:
+        """The outermost call that is running, or None."""
+        return self._calls.entry
 
     # What it is told
 

@@ -115,7 +115,7 @@ class ScalerRecorder:
             return False
         where = f"GradScaler was about to step {type(optimizer).__name__}"
         alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=raw_stack_here(4))
-        alarm.value, alarm.optimizer = pending.value, optimizer
+        alarm.value, alarm.optimizer, alarm.explanation = pending.value, optimizer, pending.explanation
         if not session.raise_alarm(alarm):
             return False
         session.refusal.refuse(optimizer)

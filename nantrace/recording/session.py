@@ -36,6 +36,7 @@ class Session:
     thread: int
     memories: Memories = field(default_factory=Memories)
     refusal: Any = None  # with on_anomaly="skip": what refuses and undoes a step's updates
+    explain_loss: Callable[[torch.Tensor], Any] = lambda root: None  # asked while the graph of a bad loss is alive
     mode: Any = None  # the glue mode, set once its handlers exist
     listening: bool = False
     contained: int = 0
@@ -75,7 +76,10 @@ class Session:
             if self.pending is not None:
                 self.pending = None
                 self.contained += 1
-            self.end_step(self.update_point)
+            if self.gradients.served_others or self.tape.serves_another_leaf():
+                self.gradients.forget()  # of another model's step, or of an attack on an input: nothing was skipped
+            else:
+                self.end_step(self.update_point)
 
     def end_step(self, position: int, *, keep_gradients: bool = False) -> None:
         """End the running step: what is on the tape after `position` belongs to the next one."""

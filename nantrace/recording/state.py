@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from . import numpy_random
 from .tape import ModeState, RandomState
 
 
@@ -46,10 +46,14 @@ def in_modes(modes: ModeState) -> Iterator[None]:
 
 def random_now() -> RandomState:
     """Every random stream as it stands. Reads no device: CUDA generators keep their state on the host."""
+    return random_with(numpy_random.whole_state())
+
+
+def random_with(numpy_state: Any) -> RandomState:
+    """Every random stream as it stands, numpy's as it was read already."""
     state = torch_random_now()
-    numpy = sys.modules.get("numpy")
     state.python = random.getstate()
-    state.numpy = numpy.random.get_state(legacy=False) if numpy is not None else None
+    state.numpy = numpy_state
     return state
 
 
@@ -69,7 +73,7 @@ def restore_random(state: RandomState) -> None:
     if state.python is not None:
         random.setstate(state.python)
     if state.numpy is not None:
-        sys.modules["numpy"].random.set_state(state.numpy)
+        numpy_random.restore(state.numpy)
 
 
 def _autocast_devices() -> tuple[str, ...]:

@@ -13,8 +13,9 @@ writing to the tensor later cannot change what was recorded.
 from __future__ import annotations
 
 import torch
+from torch.nn.parameter import is_lazy
 
-from ..torch_private import sparse_values
+from ..torch_private import as_plain, sparse_values
 from . import kernel
 
 _DIRECT = torch.float32
@@ -173,7 +174,8 @@ def readable(tensor: torch.Tensor) -> torch.Tensor | None:
     Complex tensors come as their real view, sparse ones as their values, float8 as float32.
     """
     if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
-        return None
+        plain = None if is_lazy(tensor) else as_plain(tensor)
+        return readable(plain) if plain is not None else None
     if tensor.dtype is _DIRECT and tensor.layout is _STRIDED and not tensor.is_meta:
         return tensor
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:

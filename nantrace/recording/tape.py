@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 
+from ..torch_private import node_sequence_number, view_base
 from .flatten import named_leaves, replace_leaves, replace_tensors
 from .frames import RawStack
 
+MAX_DATA_OPS = 512
+MAX_DATA_BYTES = 1 << 23  # of temporaries of data code, kept for the explanation of a bad batch
 EXTERNAL, MADE, PARAMETER, GRADIENT = "external", "made", "parameter", "gradient"
 
 
@@ -49,9 +52,24 @@ class Token:
         return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind} {id(self):x}>"
 
 
+def bytes_of(tensor: torch.Tensor) -> int:
+    """The size of a tensor's elements."""
+    return tensor.numel() * tensor.element_size()
+
+
 def version_of(tensor: torch.Tensor) -> int:
     """The in-place version counter, or -1 where there is none (inference tensors)."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def shows_plainly(view: torch.Tensor, base: torch.Tensor) -> bool:
+    """Whether a view is a stride over its base's own elements: not its real part, its conjugate or its bytes."""
+    return (
+        view.layout is torch.strided
+        and view.dtype is base.dtype
+        and view.is_conj() == base.is_conj()
+        and view.is_neg() == base.is_neg()
+    )
 
 
 @dataclass(slots=True)
@@ -92,6 +110,11 @@ class EntryCall:
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
     unkept: list[str] = field(default_factory=list)  # buffers that it changed and of which there is no copy
     failed: bool = False  # an exception left the call
+    attributes: list[Any] = field(default_factory=list)  # what its modules carried: see attributes.py
+    carried: list[Token] = field(default_factory=list)  # the tensors of this step among them
+    nodes: tuple[int, int] = (0, 0)  # the autograd nodes that were made in it, by sequence number
+    inner: dict[tuple[int, int], Token] = field(default_factory=dict)  # (node, output of it) -> what was taken out
+    expected: bool = False  # called inside `expect_nonfinite`
 
 
 @dataclass(slots=True)
@@ -106,6 +129,9 @@ class GlueOp:
     stack: RawStack
     random: RandomState | None = None
     writes: bool = False  # the op writes into one of its arguments
+    through: list[tuple[Token, Token]] = field(default_factory=list)  # written through a view: token before, and after
+    sequence: int = -1  # of its autograd node: ties a node of the live graph to its line
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -119,6 +145,7 @@ class FunctionCall:
     random: RandomState
     outputs: list[Token] = field(default_factory=list)  # everything that its forward made
     results: dict[int, Token] = field(default_factory=dict)  # output number -> its token, once something reads it
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -130,6 +157,8 @@ class DataOp:
     outputs: list[weakref.ref[torch.Tensor]]
     storages: list[int]  # the outputs' storages: what wrote into a living tensor is known by them
     stack: RawStack
+    versions: list[int] = field(default_factory=list)  # of the operands, then of the outputs, after the op
+    held: list[torch.Tensor] = field(default_factory=list)  # those of them that are small enough to outlive the code
 
 
 @dataclass(slots=True)
@@ -145,6 +174,7 @@ class EngineCall:
     grad: bool
     stack: RawStack
     outputs: list[Token | None] = field(default_factory=list)  # for `autograd.grad`
+    expected: bool = False
 
 
 @dataclass(slots=True)
@@ -166,6 +196,7 @@ class Tape:
         self.max_bytes = max_bytes
         self.events: list[TapeEvent] = []
         self.data_ops: list[DataOp] = []
+        self.data_bytes = 0  # held by them
         self.held_bytes = 0
         self.overflowed = ""  # why the tape stopped recording in this step, in a sentence
         self.wrote_gradients = False  # glue has written into a parameter's gradient (clipping)
@@ -182,16 +213,42 @@ class Tape:
         token = self.known(tensor)
         if token is None or token.kind != MADE:
             token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        elif view_base(tensor) is not None:
+            token.version = version_of(tensor)
         return token
 
     def token(self, tensor: torch.Tensor) -> Token:
         """The token of a tensor that an event reads; one that nothing on the tape made is external."""
         token = self.known(tensor)
+        if token is None or (token.kind == MADE and token.version != version_of(tensor)):
+            token = self._viewed_again(tensor) or token
+        token = token or self._inner(tensor) or self._alias(tensor)
         if token is None:
             return self._external(tensor)
         if token.call is not None and tensor.grad_fn is not None:
             token.call.results[tensor.output_nr] = token
         return token
+
+    def made_here(self, tensor: torch.Tensor) -> Token | None:
+        """The token of a tensor that the running step has made, or None."""
+        token = self.known(tensor) or self._inner(tensor)
+        return token if token is not None and token.kind == MADE else None
+
+    def view(self, tensor: torch.Tensor, base: Token, stack: RawStack) -> Token:
+        """Put a view on the tape that no event has made: what the tensor shows of its base now."""
+        place = (list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        self.add(GlueOp(torch.ops.aten.as_strided.default, (base, *place), {}, [token], grad, stack))
+        return token
+
+    def _viewed_again(self, tensor: torch.Tensor) -> Token | None:
+        """A view is read after its memory was written through another one: the writes must come before it."""
+        base = view_base(tensor)
+        token = self.known(base) if base is not None else None
+        if base is None or token is None or token.kind != MADE or not shows_plainly(tensor, base):
+            return None
+        return self.view(tensor, token, ())
 
     def parameter(self, tensor: torch.Tensor, name: str) -> Token:
         """A token for a watched parameter."""
@@ -237,6 +294,15 @@ class Tape:
                 token.saved = tensor.detach().clone()
                 self.held_bytes += tensor.numel() * tensor.element_size()
 
+    def note(self, op: DataOp) -> None:
+        """Note an op on data alone; the oldest ones are forgotten."""
+        if len(self.data_ops) >= MAX_DATA_OPS:
+            forgotten = self.data_ops[: MAX_DATA_OPS // 2]
+            del self.data_ops[: MAX_DATA_OPS // 2]
+            self.data_bytes -= sum(bytes_of(tensor) for op in forgotten for tensor in op.held)
+        self.data_bytes += sum(bytes_of(tensor) for tensor in op.held)
+        self.data_ops.append(op)
+
     def cut(self, position: int) -> None:
         """Forget the events before `position`, and every token that only they used.
 
@@ -254,10 +320,16 @@ class Tape:
         """Forget everything: a step has ended."""
         self.events.clear()
         self.data_ops.clear()
+        self.data_bytes = 0
         self._tokens.clear()
         self.held_bytes = 0
         self.overflowed = ""
         self.wrote_gradients = False
+
+    def serves_another_leaf(self) -> bool:
+        """Whether a backward of the step gave a gradient to a tensor that is no parameter (an adversarial input)."""
+        others = (token.ref() for token in self._tokens.values() if token.kind in (EXTERNAL, MADE))
+        return any(t is not None and t.requires_grad and t.is_leaf and t.grad is not None for t in others)
 
     def sweep(self) -> None:
         """Forget the events whose results nobody can use any more: all dead, and read by no event that stays.
@@ -282,6 +354,31 @@ class Tape:
             if id(token) in used or (token.kind == MADE and token.ref() is not None)
         }
         self.held_bytes = sum(_bytes_of(token) for token in self._tokens.values())
+
+    def _inner(self, tensor: torch.Tensor) -> Token | None:
+        """A token for a tensor that a module's call made and that left it otherwise than as its output.
+
+        An auxiliary loss in an attribute, a feature that a hook has put aside: known by its autograd node.
+        """
+        number = node_sequence_number(tensor.grad_fn) if tensor.grad_fn is not None else None
+        if number is None:
+            return None
+        for event in reversed(self.events):
+            if isinstance(event, EntryCall) and event.nodes[0] <= number < event.nodes[1]:
+                token = self._tokens[id(tensor)] = Token(tensor, MADE)
+                event.inner[number - event.nodes[0], tensor.output_nr] = token
+                return token
+        return None
+
+    def _alias(self, tensor: torch.Tensor) -> Token | None:
+        """A token for a whole view of a tensor on the tape: what a tensor subclass wraps every result in."""
+        base = view_base(tensor)
+        of = self.known(base) if base is not None and base.shape == tensor.shape else None
+        if base is None or of is None or of.kind != MADE or base.stride() != tensor.stride():
+            return None
+        token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        self.add(GlueOp(torch.ops.aten.alias.default, (of,), {}, [token], tensor.requires_grad, ()))
+        return token
 
     def _external(self, tensor: torch.Tensor) -> Token:
         token = self._tokens[id(tensor)] = Token(tensor, EXTERNAL)
@@ -319,6 +416,8 @@ def tokens_made_by(event: TapeEvent) -> list[Token]:
     """The tokens of an event's results."""
     if isinstance(event, Update):
         return []
+    if isinstance(event, EntryCall) and event.inner:
+        return [*event.outputs, *event.inner.values()]
     return [token for token in event.outputs if token is not None]
 
 
@@ -329,6 +428,9 @@ def tokens_read_by(event: TapeEvent) -> Iterator[Token]:
         yield from tokens_in(event.kwargs)
         if isinstance(event, EntryCall):
             yield from (token for _, _, token in event.swapped)
+            yield from event.carried
+        else:
+            yield from (before for before, _ in event.through)
     elif isinstance(event, FunctionCall):
         yield from tokens_in(event.args)
     elif isinstance(event, EngineCall):

@@ -187,6 +187,8 @@ class UpdateRecorder:
             if parameters and (refusal is None or not refusal.refused):
                 alarm = self._bad_parameters(parameters, optimizer)
                 self._note_update(optimizer, parameters)
+            else:
+                session.gradients.served_others = True
         except Exception as error:
             session.fault(error)
         try:
@@ -222,7 +224,7 @@ class UpdateRecorder:
         if pending is not None:
             if pending.still_there(parameters):
                 alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=raw_stack_here(5))
-                alarm.value = pending.value
+                alarm.value, alarm.explanation = pending.value, pending.explanation
                 return alarm
             session.contained += 1
         if not math.isfinite(norm):
@@ -232,14 +234,16 @@ class UpdateRecorder:
         return self._strict_alarm(where) if session.strict else None
 
     def _strict_alarm(self, where: str) -> Alarm | None:
+        """A NaN in any module's output, be it without consequences."""
         session = self._session
-        for event in session.tape.events:
-            if isinstance(event, EntryCall):
-                for number, row in event.events.items():
-                    if bool(torch.isnan(session.ring.peek(row)[0])):
-                        token = event.outputs[number]
-                        return Alarm("result", where, session.clock.step, tokens=[token], stack=event.stack)
-        return None
+        path = session.ring.first_nan()
+        entries = [event for event in session.tape.events if isinstance(event, EntryCall) and not event.expected]
+        if path is None or not entries:
+            return None
+        tokens = [token for entry in entries for token in entry.outputs]
+        alarm = Alarm("result", where, session.clock.step, tokens=tokens, stack=entries[-1].stack)
+        alarm.within = path
+        return alarm
 
     def _bad_parameters(self, parameters: list[Named], optimizer: torch.optim.Optimizer) -> Alarm | None:
         updated = [(name, parameter) for name, parameter in parameters if parameter.grad is not None]

@@ -7,7 +7,7 @@ from .harmless import prose, shorten
 from .numbers import element, headline_number, number
 from .spelling import role
 from .story import Headline
-from .words import expression, module, name, place, symptom_name, value_of
+from .words import expression, module, name, place, step_name, symptom_name, value_of
 
 # What the op's own name does not say.
 _DEEPER = {
@@ -39,8 +39,9 @@ def headline(snapshot: Snapshot, diagnosis: Diagnosis) -> Headline:
     rank = snapshot.environment.get("rank")
     several = snapshot.environment.get("world_size") not in (None, 1)
     late = "noticed in " if snapshot.phase == "parameters" else ""
-    step = f"{late}step {snapshot.step}" + (f" on rank {prose(rank)}" if rank is not None and several else "")
-    return Headline("non-finite" if value == "?" else value, f"{text}, {step}", _pointer(snapshot))
+    step = f", {late}{step_name(snapshot)}" if snapshot.step >= 0 else ""
+    step += f" on rank {prose(rank)}" if rank is not None and several else ""
+    return Headline("non-finite" if value == "?" else value, text + step, _pointer(snapshot))
 
 
 def born_of(origin: Origin, cause: Cause) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 from ..model import Cause, Diagnosis, Expected, Op, OptimizerFacts, Origin, Remedy, Snapshot
 from . import numbers
@@ -12,7 +13,7 @@ from .headline import headline
 from .limits import ROOMY, Limits
 from .story import Fix, Row, Section, Sentence, Story
 from .trail import trail
-from .words import BORN, module, name
+from .words import BORN, module, name, step_name
 
 _TREND = 6  # steps
 _GROWING = (Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
@@ -42,10 +43,11 @@ def _code(snapshot: Snapshot, limits: Limits) -> Iterable[Row]:
 
 def _where(snapshot: Snapshot) -> Iterable[Row]:
     origin = snapshot.origin
-    step = f"step {snapshot.step}"
+    step = step_name(snapshot)
     if origin is None:
         born = BORN.get(snapshot.phase, "")
-        yield Sentence(f"{step}{', ' if born else ''}{born}; the op that made it is not known")
+        known = ", ".join(part for part in (step, born) if part)
+        yield Sentence(f"{known}; the op that made it is not known" if known else "the op that made it is not known")
         return
     born = "raised" if snapshot.exception is not None else "born " + BORN.get(snapshot.phase, prose(snapshot.phase))
     if snapshot.source_value is not None:
@@ -59,7 +61,7 @@ def _where(snapshot: Snapshot) -> Iterable[Row]:
         yield Sentence(f"{name(snapshot.optimizer.type)}{' with ' if settings else ''}{settings}.")
         yield from _optimizer_state(snapshot.optimizer)
     if origin.derivative:
-        yield Sentence("The forward value is finite, its derivative is not.")
+        yield Sentence(_derivative(origin))
     source = snapshot.source_value
     if source is not None and source.since_step is not None and source.since_step < snapshot.step:
         yield Sentence(f"It was first seen not finite in step {source.since_step}.")
@@ -75,6 +77,14 @@ def _optimizer_state(optimizer: OptimizerFacts) -> Iterable[Row]:
     if optimizer.spoiled_in is not None:
         spoiled = name(optimizer.spoiled_state or "")
         yield Sentence(f"It spoiled the optimizer's state {spoiled} in step {optimizer.spoiled_in} already.")
+
+
+def _derivative(origin: Origin) -> str:
+    made = origin.example.operand("result") if origin.example is not None else None
+    if made is not None and made.value is not None and not isfinite(made.value):
+        found = numbers.number(made.value)
+        return f"Its forward value there, {found}, was taken out downstream; its derivative was not."
+    return "The forward value is finite, its derivative is not."
 
 
 def _sample(index: tuple[int, ...], shape: tuple[int, ...]) -> str:

@@ -69,6 +69,11 @@ def holding(summary: TensorSummary) -> str:
     return f"{nonfinite(summary)} of {grouped(summary.numel)}"
 
 
+def step_name(snapshot: Snapshot) -> str:
+    """`step 7`; nothing where no watch counted steps."""
+    return f"step {snapshot.step}" if snapshot.step >= 0 else ""
+
+
 def symptom_name(symptom: Symptom) -> str:
     """Where it was noticed: `the loss`, `the gradient of fc.weight`."""
     owner = f" {name(symptom.name)}" if symptom.name else ""

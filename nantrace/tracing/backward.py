@@ -115,4 +115,4 @@ def _ones(run: Run, root: torch.Tensor) -> torch.Tensor:
 
 
 # the frames that tell an op of a backward from a recomputed forward op
-ENGINE_CODES = frozenset({_run_engine.__code__, engine_function().__code__})
+ENGINE_CODES = frozenset({_run_engine.__code__, _run_engine_accumulating.__code__, engine_function().__code__})

@@ -1,4 +1,4 @@
-"""An index out of range: find the op that raised, and read the bad index from its operands."""
+"""An index out of range, read from the operands of the op that raised."""
 
 from __future__ import annotations
 
@@ -7,70 +7,17 @@ from typing import Any
 
 import torch
 
-from ..model import IndexFacts, Origin
-from ..recording.frames import innermost_outside_torch, source_at
-from ..recording.recorder import Recorder
-from ..recording.tape import EntryCall
+from ..model import IndexFacts
+from .failures import Failure
 from .microscope import FailedOp
-from .naming import entry_source
-from .replay import replay
-from .schema import facts_of, operands, scalars
-from .summaries import describe
-
-Found = tuple[Origin, IndexFacts, str, bool]
+from .schema import operands, scalars
 
 
-def index_failure(error: Exception, recorder: Recorder) -> Found | None:
-    """Which op raised this IndexError (or RuntimeError), and with which index; None where it is of another kind.
-
-    In glue the op was seen live. Inside a module the failing call is replayed, and the op that raises is the one.
-    """
-    if not isinstance(error, (IndexError, RuntimeError)):
+def index_out_of_range(failure: Failure) -> IndexFacts | None:
+    """The first index outside its range, where it was that which an op refused."""
+    if failure.op is None or not isinstance(failure.error, (IndexError, RuntimeError)):
         return None
-    live = recorder.failed_glue
-    if live is not None and live[4] is error:
-        func, args, kwargs, stack, _ = live
-        failed, replayed = FailedOp(facts_of(func), args, kwargs, None, None, True, stack, error), False
-    else:
-        found = _failed_in_replay(error, recorder)
-        if found is None:
-            return None
-        failed, replayed = found, True
-    index = _out_of_range(failed)
-    if index is None:
-        return None
-    return _origin(failed), index, "loss" if failed.glue else "forward", replayed
-
-
-def _failed_in_replay(error: Exception, recorder: Recorder) -> FailedOp | None:
-    events = recorder.tape.events
-    entry = events[-1] if events else None
-    if not isinstance(entry, EntryCall) or not entry.failed:
-        return None
-    run = replay(recorder.tape, recorder.names, [], False)
-    failed = run.microscope.failed
-    if failed is None or type(run.error) is not type(error):
-        return None
-    failed.entry = entry
-    return failed
-
-
-def _origin(failed: FailedOp) -> Origin:
-    inputs = tuple(describe(tensor, name) for name, tensor in operands(failed.facts, failed.args, failed.kwargs))
-    if failed.entry is not None:
-        source = entry_source(failed.stack, failed.entry.stack)
-    else:
-        position = innermost_outside_torch(failed.stack)
-        source = source_at(failed.stack, position) if position is not None else None
-    return Origin(
-        op=failed.facts.name,
-        module=failed.module,
-        module_type=failed.module_type,
-        source=source,
-        inputs=inputs,
-        arguments=scalars(failed.facts, failed.args, failed.kwargs),
-        aten=failed.facts.aten,
-    )
+    return _out_of_range(failure.op)
 
 
 def _out_of_range(failed: FailedOp) -> IndexFacts | None:

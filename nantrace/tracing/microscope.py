@@ -7,22 +7,24 @@ remain a range, a place in memory and a line, so that a replay needs little more
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..model import TensorSummary
+from ..recording.expecting import expecting
 from ..recording.flatten import tensors_in
 from ..recording.frames import RawStack, raw_stack_here
 from ..recording.tape import EntryCall
 from ..torch_private import TorchDispatchMode, node_sequence_number, running_node, sequence_number
 from .place import Place, place_of
-from .schema import OpFacts, facts_of, operands, scalars
+from .schema import OpFacts, facts_of, operands, scalars, written_in
 from .summaries import brief, value_at
 
 
@@ -41,6 +43,13 @@ class Kept:
         self.place = place_of(tensor)
 
 
+class Recomputation(NamedTuple):
+    """Which part of the forward a checkpoint runs again, by the op of the node that asked for it."""
+
+    op: int | None
+    first: bool  # whether that op is the first of its part (a reentrant checkpoint); else it is one of the last
+
+
 @dataclass(slots=True)
 class Seen:
     """One executed op."""
@@ -50,6 +59,7 @@ class Seen:
     event: int  # which event of the tape was running
     glue: bool
     backward: bool
+    recomputed: Recomputation | None  # for a checkpoint's forward op, run again in the backward
     module: str | None
     module_type: str | None
     node: str | None
@@ -64,6 +74,7 @@ class Seen:
     kept_inputs: list[Kept] = field(default_factory=list)
     kept_outputs: list[Kept] = field(default_factory=list)
     bad_input: bool = False
+    expected: bool = False  # the program has declared the non-finite values of this op
     result: torch.Tensor | None = None  # the first bad op's result as the program got it: its grad_fn is attached later
     made_inside: tuple[str, ...] = ()  # operands that an earlier op of the same autograd node made
     gradient_operands: tuple[int, ...] = ()  # of a backward op: operands that an earlier node of the backward made
@@ -100,9 +111,11 @@ class Microscope(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Seen] = []
         self.views: list[Seen] = []  # ops that only alias, kept for the names of their derivatives
+        self._ops_before_view: list[int] = []
         self._wanted = wanted  # the one op to keep the operands of, after which the replay may stop
         self.failed: FailedOp | None = None
         self.event = -1
+        self.expected = False  # the running event was inside `expect_nonfinite`
         self.glue_stack: RawStack | None = None  # the live stack of the glue op that runs now
         self.thread = 0
         self._modules: list[tuple[str, str]] = []  # (path, type name) of the calls that run
@@ -141,15 +154,13 @@ class Microscope(TorchDispatchMode):
     def _before(self, facts: OpFacts, args: Any, kwargs: Any) -> dict[int, torch.Tensor]:
         """Copies of the tensors that the op is about to write, by identity; whoever keeps them gets a copy too."""
         copies: dict[int, torch.Tensor] = {}
-        for position in facts.written:
-            value = args[position] if position < len(args) else kwargs.get(facts.arguments[position])
-            for tensor in tensors_in(value):
-                if tensor.layout is not torch.strided:
-                    continue
-                place = place_of(tensor)
-                for holder in self._holders.pop(place.storage, ()):
-                    holder.tensor = holder.tensor.clone()
-                copies[id(tensor)] = tensor.detach().clone()
+        for tensor in written_in(facts, args, kwargs):
+            if tensor.layout is not torch.strided:
+                continue
+            place = place_of(tensor)
+            for holder in self._holders.pop(place.storage, ()):
+                holder.tensor = holder.tensor.clone()
+            copies[id(tensor)] = tensor.detach().clone()
         return copies
 
     def _record(
@@ -157,9 +168,14 @@ class Microscope(TorchDispatchMode):
     ) -> None:
         number = len(self.ops)
         inputs = list(operands(facts, args, kwargs))
-        results = list(tensors_in(result)) or [t for i in facts.written for t in tensors_in(args[i : i + 1])]
+        results = list(tensors_in(result))
+        returned = {id(tensor) for tensor in results}
+        results += [tensor for tensor in written_in(facts, args, kwargs) if id(tensor) not in returned]
         seen = self._seen(number, facts)
         self._name_sequence(number)
+        if self._wanted is not None and number != self._wanted:
+            self.ops.append(seen)
+            return
         seen.arguments = scalars(facts, args, kwargs)
         seen.places = [(name, place_of(tensor)) for name, tensor in inputs]
         seen.outputs = [place_of(tensor) for tensor in results]
@@ -238,12 +254,22 @@ class Microscope(TorchDispatchMode):
             event=self.event,
             glue=glue,
             backward=backward,
+            recomputed=self._recomputation(node) if node is not None and not backward else None,
             module=self._modules[-1][0] if self._modules else None,
             module_type=self._modules[-1][1] if self._modules else None,
             node=node.name() if backward else None,
             forward_id=self._by_sequence.get(sequence) if sequence is not None else None,
             stack=self._live_stack(stack) if glue else stack,
+            expected=self.expected or expecting(),
         )
+
+    def _recomputation(self, node: Any) -> Recomputation:
+        sequence = node_sequence_number(node)
+        op = self._by_sequence.get(sequence) if sequence is not None else None
+        first = node.name() == "CheckpointFunctionBackward"
+        if op is not None and op < 0:  # a view: the op that came next, or the one before
+            op = self._ops_before_view[-op - 1] - (not first)
+        return Recomputation(op, first)
 
     def _live_stack(self, stack: RawStack) -> RawStack:
         """The stack of a glue op as it was in the live run; inside a custom Function its own frames come on top."""
@@ -261,6 +287,7 @@ class Microscope(TorchDispatchMode):
 
     def _note_view(self, facts: OpFacts) -> None:
         if sequence_number() != self._last_sequence:
+            self._ops_before_view.append(len(self.ops))
             self.views.append(self._seen(-len(self.views) - 1, facts))
             self._name_sequence(-len(self.views))
 
@@ -300,15 +327,17 @@ class Microscope(TorchDispatchMode):
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Know which module the next ops belong to."""
+        if threading.get_ident() != self.thread:
+            return
         path = self._module_path(module)
         if path is None:  # a module nobody watches belongs to the one that calls it
             self._modules.append(self._modules[-1] if self._modules else ("", type(module).__name__))
         else:
             self._modules.append((path, type(module).__name__))
 
-    def module_ends(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any, failed: bool) -> None:
+    def module_ends(self, module: torch.nn.Module, args: Any, *rest: Any) -> None:
         """The module's call is over."""
-        if self._modules:
+        if self._modules and threading.get_ident() == self.thread:
             self._modules.pop()
 
     def engine_begins(self, call: Any) -> None:
@@ -355,9 +384,14 @@ def _in_backward(stack: RawStack, engine_codes: frozenset[CodeType]) -> bool:
     for code, _ in stack:
         if code in engine_codes:
             return True
-        if code.co_filename.endswith(_CHECKPOINT):
+        if is_checkpoint(code):
             return False
     return True  # a device thread of the engine: no Python frames of the caller
 
 
-_CHECKPOINT = "torch/utils/checkpoint.py"
+def is_checkpoint(code: CodeType) -> bool:
+    """Whether a frame belongs to torch's activation checkpointing."""
+    return code.co_filename.endswith(_CHECKPOINT)
+
+
+_CHECKPOINT = os.path.join("torch", "utils", "checkpoint.py")

@@ -156,7 +156,7 @@ def _inner_origin(again: SteppedAgain, namer: Namer, state: State, parameter: st
         op=seen.facts.name,
         module=module,
         module_type=names.types().get(module),
-        source=namer.source(seen),
+        source=namer.line(namer.name(seen)),
         inputs=inputs,
         outputs=(describe(seen.kept_outputs[state.output].tensor),),
         example=example,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
-from ..model import Edge, Expected, Op, Source, Status, TensorSummary
+from ..model import Edge, Expected, Op, Status, TensorSummary
 from ..recording.tape import EngineCall, FunctionCall, GlueOp, Update
 from .microscope import Seen
 from .naming import Namer
+from .place import Place
 from .run import Run
 from .schema import has_literal
 from .sources import Owners, labels_for
+from .summaries import describe
 
 MAX_OPS = 5000  # ops in a snapshot; past it those nearest to the path are kept, and the rest is counted
 
@@ -46,25 +49,46 @@ def status_of(seen: Seen, origin: int | None) -> Status:
     if seen.bad:
         if seen.bad_input:
             return Status.PROPAGATED
-        return Status.DECLARED if has_literal(seen.arguments) else Status.GENERATED
+        return Status.DECLARED if has_literal(seen.arguments) or seen.expected else Status.GENERATED
     return Status.KILLED if seen.bad_input else Status.CLEAN
 
 
-def expected_of(ops: list[Seen], path: list[int]) -> tuple[Expected, ...]:
-    """The declared values that the step also held, and that are not on the path."""
-    found: dict[tuple[str, str], int] = {}
-    for seen in ops:
-        if seen.bad and seen.id not in path and not seen.bad_input and has_literal(seen.arguments):
-            key = (seen.facts.name, "the loss code" if seen.glue else seen.module or "the root module")
-            found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
-    return tuple(
-        Expected(f"{name} in {module}", "written on purpose: the value stands in the program", count)
-        for (name, module), count in found.items()
-    )
+def expected_of(run: Run, path: list[int]) -> tuple[Expected, ...]:
+    """The non-finite values that the step also held and that had no part in the symptom, with the reason of each."""
+    harmful = _reaching(run, path)
+    found: dict[tuple[str, str, str], int] = {}
+    for seen in run.microscope.ops:
+        if not seen.bad or seen.bad_input or seen.id in harmful:
+            continue
+        where = "the loss code" if seen.glue else seen.module or "the root module"
+        if seen.expected:
+            reason = "declared with nantrace.expect_nonfinite()"
+        elif has_literal(seen.arguments):
+            reason = "written on purpose: the value stands in the program"
+        else:
+            reason = "it had no part in what was noticed"
+        key = (f"{seen.facts.name} in {where}", reason, seen.module or "")
+        found[key] = found.get(key, 0) + sum(s.nonfinite for s in seen.summaries)
+    return tuple(Expected(what, reason, count) for (what, reason, _), count in found.items())
 
 
-def where_ran(run: Run, seen: Seen) -> str:
-    """The phase an op ran in."""
+def _reaching(run: Run, path: list[int]) -> set[int]:
+    """The ops whose bad values went into the path, over bad values all the way."""
+    found = set(path)
+    waiting = list(path)
+    while waiting:
+        for writer, output, _ in run.microscope.ops[waiting.pop()].upstream:
+            if writer not in found and output in run.microscope.ops[writer].bad:
+                found.add(writer)
+                waiting.append(writer)
+    return found
+
+
+def where_ran(run: Run, namer: Namer, seen: Seen) -> str:
+    """The phase an op ran in; what a checkpoint recomputes belongs to the phase of its first run."""
+    if seen.recomputed is not None:
+        first = namer.first_run(seen)
+        return "forward" if first is seen else where_ran(run, namer, first)
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
@@ -80,7 +104,12 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
     named = namer.name(seen)
     labels = labels_for(run.microscope, owners, seen.id)
     ops = run.microscope.ops
-    producers = {operand: ops[writer].summaries[output] for writer, output, operand in seen.upstream}
+    producers = {
+        operand: ops[writer].summaries[output]
+        if not seen.kept_inputs or _same_elements(ops[writer].outputs[output], seen.places[operand][1])
+        else describe(seen.kept_inputs[operand].tensor)  # it read a part of what that op wrote
+        for writer, output, operand in seen.upstream
+    }
     inputs = tuple(
         replace(producers[i], name=name, shape=place.shape) if i in producers else _unwritten(seen, i, labels)
         for i, (name, place) in enumerate(seen.places)
@@ -89,17 +118,22 @@ def _plain_op(run: Run, namer: Namer, owners: Owners, seen: Seen, origin: int | 
         id=seen.id,
         name=seen.facts.name,
         aten=seen.facts.aten,
-        phase=where_ran(run, seen),
+        phase=where_ran(run, namer, seen),
         status=status_of(seen, origin),
         module=named.module,
         module_type=named.module_type,
         autograd_node=seen.node,
         forward_id=seen.forward_id,
-        source=_bare(named.source),
+        source=namer.line(named),
         inputs=inputs,
         outputs=tuple(seen.summaries),
         arguments=seen.arguments,
     )
+
+
+def _same_elements(one: Place, other: Place) -> bool:
+    """Whether two places of one storage hold the same elements (a transposed or reshaped view of all of it)."""
+    return one.start == other.start and prod(one.shape) == prod(other.shape)
 
 
 def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSummary:
@@ -107,8 +141,3 @@ def _unwritten(seen: Seen, position: int, labels: dict[str, str]) -> TensorSumma
     name, place = seen.places[position]
     like = seen.summaries[0] if seen.summaries else TensorSummary((), "", "")
     return TensorSummary(place.shape, like.dtype, like.device, name=name, label=labels.get(name, ""))
-
-
-def _bare(source: Source | None) -> Source | None:
-    """The line alone: only the origin carries its stack and the lines around it."""
-    return None if source is None else replace(source, stack=(), context=())

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import GeneratorType
 from typing import Any
 
 import torch
 
+from ..recording.attributes import put_attributes
 from ..recording.flatten import tensors_in
 from ..recording.state import in_modes, restore_random
-from ..recording.tape import EXTERNAL, EngineCall, EntryCall, FunctionCall, GlueOp, Token, replace_tokens, tokens_in
+from ..recording.tape import (
+    EXTERNAL,
+    EngineCall,
+    EntryCall,
+    FunctionCall,
+    GlueOp,
+    Token,
+    Update,
+    replace_tokens,
+    tokens_in,
+)
 from ..torch_private import own_parameters
 from .backward import play_engine
+from .inner import inner_tensors
 from .run import Run, operand, unobserved
 
 
 def play(run: Run) -> None:
     for position, event in enumerate(run.events):
         run.microscope.event = position
+        run.microscope.expected = not isinstance(event, Update) and event.expected
         run.microscope.glue_stack = event.stack if isinstance(event, (GlueOp, FunctionCall)) else None
         if isinstance(event, EntryCall):
             _play_entry(run, event)
@@ -39,10 +54,15 @@ def _play_entry(run: Run, event: EntryCall) -> None:
     with torch.no_grad(), unobserved(run.microscope):
         for buffer, before in event.buffers.values():
             buffer.copy_(before)
+        given, left = put_attributes(event.attributes, partial(operand, run, copied=True))
+    run.carried += given.items()
+    run.doubts += [f"{name} was too large to be kept: the replay began with what it held afterwards" for name in left]
     args = replace_tokens(event.args, lambda token: operand(run, token, copied=True))
     kwargs = replace_tokens(event.kwargs or {}, lambda token: operand(run, token, copied=True))
+    if any(isinstance(value, GeneratorType) for value in (*event.args, *(event.kwargs or {}).values())):
+        raise RuntimeError("the call took its input from a generator, which runs only once; a list can be replayed")
     restore_random(event.random)
-    with in_modes(event.modes), _in_place_of_parameters(run, event):
+    with in_modes(event.modes), _in_place_of_parameters(run, event), inner_tensors(run, event):
         output = _call_entry(event.module, args, kwargs)
     for token, tensor in zip(event.outputs, tensors_in(output), strict=False):
         run.twins[id(token)] = tensor
@@ -99,6 +119,8 @@ def _play_glue(run: Run, event: GlueOp) -> None:
         ]
     for token, tensor in zip(event.outputs, made, strict=False):
         run.twins[id(token)] = tensor
+    for before, after in event.through:  # the same tensor: what it was written through is a view of it here too
+        run.twins[id(after)] = operand(run, before, copied=False)
 
 
 def _written_positions(event: GlueOp) -> list[int]:

@@ -6,6 +6,7 @@ alive, the op that made the bad value out of finite ones is known all the same.
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,14 @@ from ..model import Origin
 from ..recording.flatten import replace_leaves, tensors_in
 from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.statistics import is_finite
-from ..recording.tape import DataOp
+from ..recording.tape import DataOp, version_of
 from .examples import example_of
 from .microscope import Kept, Seen
 from .place import place_of
+from .reach import Index
 from .schema import PLUMBING, OpFacts, facts_of, has_literal, operands, scalars
-from .summaries import describe, first_bad_element
-from .walk import Source, State
+from .summaries import describe, first_bad_element, value_at
+from .walk import State
 
 
 @dataclass(slots=True)
@@ -36,10 +38,13 @@ class Prepared:
     outputs: list[torch.Tensor]
 
 
-def origin_in_data(source: Source, notes: list[DataOp]) -> Origin | None:
-    """The data op that generated this value from finite operands, or None where that cannot be shown."""
-    tensor, index = source.tensor, source.index
+def origin_in_data(tensor: torch.Tensor, index: Index, notes: list[DataOp]) -> Origin | None:
+    """The data op that generated this element from finite operands, or None where that cannot be shown.
+
+    A NaN that an op made of infinities which the program wrote itself belongs to that op.
+    """
     seen_before = len(notes)
+    mixed: Origin | None = None
     while True:
         found = _writer(tensor, index, notes[:seen_before])
         if found is None:
@@ -50,10 +55,12 @@ def origin_in_data(source: Source, notes: list[DataOp]) -> Origin | None:
             return None  # written in place: what stood there before is gone
         bad = [operand for _, operand in inputs if not is_finite(operand)]
         if not bad:
-            return _origin(op, inputs, output, at)
+            return _origin(op, inputs, output, at) or mixed
         first = first_bad_element(bad[0])
         if first is None:
             return None
+        if math.isnan(value_at(op.outputs[output], at)) and not any(bool(torch.isnan(x).any()) for x in bad):
+            mixed = _origin(op, inputs, output, at)
         tensor, index = bad[0], first[0]
 
 
@@ -76,8 +83,11 @@ def _writer(tensor: torch.Tensor, index: Any, notes: list[DataOp]) -> tuple[Prep
             if at is None:
                 continue
             args, kwargs = replace_leaves(note.args, weakref.ref, lambda ref: ref())
-            if len(tensors_in((args, kwargs))) != _references(note.args):
+            operands_now = tensors_in((args, kwargs))
+            if len(operands_now) != _references(note.args):
                 return None
+            if note.versions[: len(operands_now)] != [version_of(tensor) for tensor in operands_now]:
+                return None  # an operand has been written since: what the op read is gone
             return Prepared(facts, note, args, kwargs, [made]), 0, at, number
     return None
 
@@ -96,6 +106,7 @@ def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, i
         event=-1,
         glue=True,
         backward=False,
+        recomputed=None,
         module=None,
         module_type=None,
         node=None,

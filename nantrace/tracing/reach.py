@@ -204,6 +204,15 @@ def _shape(seen: Seen) -> tuple[int, ...]:
     return seen.kept_outputs[0].place.shape
 
 
+def _weight_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
+    """A row of v over its norm: every operand's part of that row."""
+    if output != 0:
+        return everything(seen, output, index)
+    dim = int(seen.arguments.get("dim", 0))
+    row = tuple(index[d] if d == dim else _ALL for d in range(len(index)))
+    return [(i, row) for i in range(len(seen.kept_inputs))]
+
+
 def _layer_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
     width = len(seen.arguments.get("normalized_shape", [0]))
     if output != 0:
@@ -214,11 +223,18 @@ def _layer_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region
 
 
 def _batch_norm(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
-    if output != 0:
-        return everything(seen, output, index)
-    channel = index[1]
-    first: Region = (_ALL, channel, *(_ALL for _ in index[2:])) if seen.arguments.get("training", True) else index
-    return [(0, first), *((i, (channel,)) for i in range(1, len(seen.kept_inputs)))]
+    """In training the statistics of the batch are used: the running ones reach nothing but their own update."""
+    training = bool(seen.arguments.get("training", True))
+    channel = index[1] if output == 0 else index[0]
+    running = () if training and output == 0 else ("running_mean", "running_var")
+    found: list[tuple[int, Region]] = []
+    for i, kept in enumerate(seen.kept_inputs):
+        if kept.name == "input":
+            whole: Region = (_ALL, channel, *(_ALL for _ in kept.place.shape[2:]))
+            found.append((i, index if output == 0 and not training else whole))
+        elif kept.name in ("weight", "bias", *running):
+            found.append((i, (channel,)))
+    return found
 
 
 def _convolution(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]]:
@@ -306,7 +322,10 @@ _RULES: dict[str, Callable[[Seen, int, Index], list[tuple[int, Region]]]] = {
     "addmv": _product,
     "embedding": _embedding,
     "layer_norm": _layer_norm,
+    "weight_norm_interface": _weight_norm,
     "batch_norm": _batch_norm,
+    "batch_norm_legit": _batch_norm,
+    "batch_norm_with_update": _batch_norm,
     "group_norm": _leading(1),
     "convolution": _convolution,
     "nll_loss": _nll_loss,

@@ -16,9 +16,9 @@ import torch
 
 from ..recording import patches
 from ..recording.names import ModuleNames
-from ..recording.state import random_now, restore_random
-from ..recording.tape import EntryCall, Tape, TapeEvent, Token, version_of
+from ..recording.tape import Tape, TapeEvent, Token
 from .backward import ENGINE_CODES
+from .lasting import nothing_lasts
 from .microscope import Enough, Microscope, Seen
 from .playing import FUNCTION_CODE, play
 from .run import Run
@@ -59,7 +59,7 @@ def in_thread(run: Run, names: ModuleNames, play: Callable[[Run], None]) -> Run:
         run.microscope.listen_here()
         started = time.perf_counter()
         try:
-            with _nothing_lasts(run, names), _eager(), run.microscope:
+            with nothing_lasts(run, names), _eager(), run.microscope:
                 play(run)
         except Enough:
             pass
@@ -71,25 +71,6 @@ def in_thread(run: Run, names: ModuleNames, play: Callable[[Run], None]) -> Run:
     thread.start()
     thread.join()
     return run
-
-
-@contextmanager
-def _nothing_lasts(run: Run, names: ModuleNames) -> Iterator[None]:
-    """Put back everything that the replay touches: buffers, train/eval flags, random streams."""
-    modules = {id(m): m for event in run.events if isinstance(event, EntryCall) for m in event.module.modules()}
-    flags = [(module, module.training) for module in modules.values()]
-    buffers = [(b, b.detach().clone(), version_of(b)) for m in modules.values() for b in m.buffers(recurse=False)]
-    random = random_now()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, value, version in buffers:
-                if version_of(buffer) != version:
-                    buffer.copy_(value)
-        restore_random(random)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Run:
     seconds: float = 0.0
     first_accumulation: int | None = None  # position of the first accumulating engine call
     parameters: list[torch.nn.Parameter] = field(default_factory=list)  # of the watched modules
+    carried: list[tuple[str, Any]] = field(default_factory=list)  # attributes that the modules were given, by name
     sources: dict[int, Token] = field(default_factory=dict)  # storage of a batch's copy -> its token
 
     def twin(self, token: Token) -> torch.Tensor | None:
@@ -49,9 +50,13 @@ def operand(run: Run, token: Token, *, copied: bool) -> Any:
     held = token.saved if token.saved is not None else token.held
     if held is None:
         raise RuntimeError("a tensor of the step was made by something that the tape did not see")
-    if copied and token.kind == EXTERNAL and held.is_floating_point() and not held.requires_grad and held.is_leaf:
+    batch = (
+        copied and token.kind == EXTERNAL and held.is_floating_point() and not held.requires_grad and held.is_leaf
+    )
+    if batch or token.saved is not None:  # what glue is about to write has a copy on the tape, which must outlast us
         with unobserved(run.microscope):
             held = held.detach().clone()
+    if batch:
         run.sources[held.untyped_storage().data_ptr() if held.layout is torch.strided else 0] = token
     run.twins[id(token)] = held
     return held

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..recording.flatten import tensors_in
+
 # ops that hand out memory with whatever is in it: their content says nothing
 UNINITIALISED = frozenset(
     {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted", "resize_"}
@@ -23,6 +25,10 @@ PLUMBING = frozenset(
         "masked_fill", "constant_pad_nd", "as_strided", "zero", "_to_copy", "split", "unbind", "chunk", "lift",
     }
 )  # fmt: skip
+
+# ops whose schema is silent about the running statistics that they write in training
+_SILENT_WRITERS = frozenset({"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"})
+_RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,14 @@ def facts_of(func: Any) -> OpFacts:
     """The facts of an `OpOverload`."""
     schema = func._schema
     aliased = [a for a in schema.arguments if a.alias_info is not None]
-    written = tuple(i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write)
     raw = schema.name.split("::")[-1]
+    written = tuple(
+        i
+        for i, a in enumerate(schema.arguments)
+        if (a.alias_info is not None and a.alias_info.is_write) or (raw in _SILENT_WRITERS and a.name in _RUNNING)
+    )
+    if torch.Tag.inplace_view in func.tags and raw not in UNINITIALISED:
+        written = ()  # `squeeze_`, `t_`: "written" is the shape alone, no element
     return OpFacts(
         name=plain_name(raw),
         aten=f"{schema.name}.{schema.overload_name or 'default'}",
@@ -77,6 +89,17 @@ def operands(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> I
             for i, item in enumerate(value):
                 if isinstance(item, torch.Tensor):
                     yield f"{name}[{i}]", item
+
+
+def written_in(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that this call writes into. Running statistics are written in training alone."""
+    if not facts.written:
+        return []
+    named = dict(_named(facts, args, kwargs))
+    names = [facts.arguments[position] for position in facts.written]
+    if not named.get("training", True):
+        names = [name for name in names if name not in _RUNNING]
+    return tensors_in([named.get(name) for name in names])
 
 
 def scalars(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

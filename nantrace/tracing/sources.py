@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ..model import BadSource, Origin
-from ..recording.flatten import named_leaves
+from ..recording.flatten import named_leaves, tensors_in
 from ..recording.names import ModuleNames, clean
-from ..recording.tape import DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
+from ..recording.tape import EXTERNAL, DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
 from .place import place_of
 from .preparation import origin_in_data
@@ -24,7 +24,7 @@ from .walk import Source
 class Owner:
     """Whose memory a storage is."""
 
-    kind: str  # "parameter" | "buffer" | "input" | "label" | "constant"
+    kind: str  # "parameter" | "buffer" | "input" | "label" | "constant" | "computed" (by what the tape did not see)
     name: str
     entry: str | None = None  # for "input": the module path that was called with it
     tensor: torch.Tensor | None = None  # the owner's own tensor: what was read may be a view of it
@@ -47,6 +47,9 @@ class Owners:
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
         self._label_entries(run.events)
+        for name, value in run.carried:
+            for tensor in tensors_in(value):
+                self._note(tensor, Owner("buffer", name, tensor=tensor), keep_first=True)
         for root in names.roots:
             for path, buffer in root.named_buffers():
                 self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
@@ -54,6 +57,11 @@ class Owners:
                 self._note(parameter, Owner("parameter", clean(path), tensor=parameter))
                 if parameter.requires_grad:
                     self._trained.add(clean(path))
+
+    def note_symptoms(self, tokens: list[Token]) -> None:
+        """Know the symptom's own tensors too, which no event need have read."""
+        for token in tokens:
+            self._note_token(token, _CONSTANT)
 
     def of(self, storage: int) -> Owner:
         """The owner of a storage; a constant where nobody owns it."""
@@ -70,6 +78,8 @@ class Owners:
             return False
         if source.value == -math.inf and owner.name not in self._trained:
             return True
+        if owner.kind in ("label", "constant") and _is_literal(source):
+            return True
         if owner.kind == "constant":
             reader = self._reader(source)
             return reader is not None and isinstance(self._run.events[reader], EntryCall)
@@ -79,7 +89,18 @@ class Owners:
         """The op of the loop's data code that generated a value, where that can still be shown."""
         if self.of(source.place.storage).kind in ("parameter", "buffer"):
             return None
-        return origin_in_data(source, self._data_ops)
+        tensor, index = source.tensor, source.index
+        batch = self._run.sources.get(source.place.storage)
+        copied = self._run.twins.get(id(batch)) if batch is not None else None
+        if batch is not None and batch.held is not None and copied is not None:  # the replay read a copy of it
+            own = place_of(copied).index_of(source.place.address(index))
+            tensor, index = (batch.held, own) if own is not None else (tensor, index)
+        return origin_in_data(tensor, index, self._data_ops)
+
+    def unseen_node(self, source: Source) -> str | None:
+        """The autograd node of a value that was computed in this step by something the tape did not see."""
+        owner = self.of(source.place.storage)
+        return owner.name if owner.kind == "computed" else None
 
     def bad_source(self, source: Source) -> BadSource:
         """The plain record of a bad value that came from outside."""
@@ -110,6 +131,8 @@ class Owners:
                     self._note_token(token, Owner("label", event.function.__name__))
 
     def _note_token(self, token: Token, owner: Owner) -> None:
+        if token.kind == EXTERNAL and token.held is not None and token.held.grad_fn is not None:
+            owner = Owner("computed", token.held.grad_fn.name())
         for tensor in (token.held, token.saved, self._run.twins.get(id(token)) if token.held is not None else None):
             if tensor is not None:
                 self._note(tensor, owner, keep_first=True)
@@ -119,6 +142,12 @@ class Owners:
             storage = tensor.untyped_storage().data_ptr()
             if not (keep_first and storage in self._by_storage):
                 self._by_storage[storage] = owner
+
+
+def _is_literal(source: Source) -> bool:
+    """Whether an infinity is a constant of the loss code: torch.tensor(inf), torch.full(shape, inf)."""
+    tensor, value = source.tensor, source.value
+    return math.isinf(value) and (tensor.dim() == 0 or (tensor.numel() > 1 and bool((tensor == value).all())))
 
 
 def _arguments(event: EntryCall) -> list[tuple[str, Token]]:

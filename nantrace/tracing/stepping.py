@@ -93,7 +93,11 @@ def _run(
     bad.sort(key=lambda pair: pair[0] == "state")
     if memory is None:
         return SteppedAgain(run, bad, None, state, (_DERIVED,))
-    same = all(same_bits(tensor.detach(), copy) for tensor, copy in live.pairs())
+    if alarm.kind == "gradient":  # the live step was stopped half-way, with these gradients
+        pairs = [(p.grad, copy) for p, copy in live.gradients if p.grad is not None and copy is not None]
+    else:
+        pairs = live.pairs()
+    same = all(same_bits(tensor.detach(), copy) for tensor, copy in pairs)
     return SteppedAgain(run, bad, same, state, () if same else ("the second run of the step gave other values",))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import torch
 
 from ..model import TensorSummary
 from ..recording.statistics import readable
+from ..torch_private import is_zero_tensor
 
 Index = tuple[int, ...]
 
@@ -52,7 +54,7 @@ def describe(tensor: torch.Tensor, name: str = "", label: str = "") -> TensorSum
 
 def brief(tensor: torch.Tensor, name: str = "") -> TensorSummary:
     """The range of a finite tensor in one reduction, or the exact summary of one that is not finite."""
-    values = readable(tensor)
+    values = readable(tensor) if not is_zero_tensor(tensor) else None
     shape, dtype, device = tuple(tensor.shape), dtype_name(tensor), str(tensor.device)
     if values is None or values.numel() == 0:
         return TensorSummary(shape, dtype, device, name=name)
@@ -84,11 +86,17 @@ def first_bad_element(
     if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout is not torch.strided:
         return None
     region = region if region is not None else tuple(slice(None) for _ in tensor.shape)
+    single = _single(region)
+    if single is not None and len(single) == tensor.dim():
+        value = value_at(tensor, single)
+        return None if math.isfinite(value) else (single, value)
     part = tensor.detach()[region]
     if part.numel() == 0:
         return None
     if part.dtype.itemsize == 1:
         part = part.float()
+    if cmath.isfinite(part.sum().item()):  # one reduction tells most; finite values may still have an infinite sum
+        return None
     for test in (torch.isnan, torch.isinf):
         mask = test(part)
         if bool(mask.any()):
@@ -114,6 +122,12 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all())
+
+
+def _single(region: tuple[int | slice, ...]) -> Index | None:
+    """The index, where a region is one element."""
+    index = tuple(item for item in region if isinstance(item, int))
+    return index if len(index) == len(region) else None
 
 
 def _whole_index(region: tuple[int | slice, ...], inner: list[int]) -> tuple[int, ...]:

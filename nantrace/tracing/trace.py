@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from math import prod
-from typing import Any
+from math import isnan, prod
 
 import torch
 
-from .. import __version__
 from ..model import BadSource, Origin, ReplayFacts, Snapshot, Symptom
 from ..recording.alarm import Alarm
-from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.recorder import Recorder
 from ..recording.tape import EXTERNAL as FROM_OUTSIDE
 from ..recording.tape import GRADIENT, Token
 from ..torch_private import sparse_values
+from .environment import environment
 from .examples import example_of, example_of_derivative
+from .live import Explanation
 from .microscope import Seen
 from .naming import Namer
+from .op_level import LiveMicroscope
 from .optimizers import from_optimizer, optimizer_facts
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import look_again, replay
 from .run import Run
 from .schema import PLUMBING
+from .slicing import slice_for
 from .sources import Owners, labels_for
-from .summaries import describe, same_bits, spread_bad_elements
+from .summaries import describe, first_bad_element, same_bits, spread_bad_elements
+from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
 Looker = Callable[[int], Seen | None]
@@ -50,12 +50,23 @@ class Finding:
     reproduced: bool | None = True
 
 
+@dataclass(slots=True)
+class Judged:
+    """A replay, and the verdict on its symptom."""
+
+    run: Run
+    owners: Owners
+    walk: Walk
+    start: State | None = None  # the op that wrote the symptom
+    verdict: Verdict | None = None  # None: the symptom came out finite
+
+
 def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
     """The snapshot of an alarm. What a replay meets does not raise: what was not found stands in `replay.reasons`."""
     snapshot = Snapshot(
         step=alarm.step,
         phase="",
-        symptom=_symptom(alarm),
+        symptom=symptom_of(alarm),
         modules=recorder.names.types(),
         history=recorder.ring.table(alarm.step),
         optimizer=optimizer_facts(alarm),
@@ -63,31 +74,97 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
     )
     if alarm.kind in ("parameter", "state") or alarm.memory is not None:
         return from_optimizer(snapshot, alarm, recorder, replaying=replaying)
-    if not replaying:
-        return _without_replay(snapshot, alarm, ReplayFacts(None, ("replay is switched off (replay=False)",)))
-    tokens = _tokens(alarm, recorder)
-    run = replay(recorder.tape, recorder.names, tokens, any(token.kind == GRADIENT for token in tokens))
-    return _from_run(snapshot, alarm, recorder, run, tokens)
+    live = recorder.observer
+    if isinstance(live, LiveMicroscope) and live.blind:
+        facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
+        return without_replay(snapshot, alarm, recorder, facts)
+    if live is None and not replaying:
+        facts = ReplayFacts(None, ("replay is switched off (replay=False)",))
+        return without_replay(snapshot, alarm, recorder, facts)
+    tokens = symptom_tokens(alarm, recorder)
+    run = look_at(recorder, tokens, any(token.kind == GRADIENT for token in tokens))
+    judged = judge(run, recorder, tokens)
+    if alarm.within is not None and run.error is None:
+        judged.start, judged.verdict = _within(run, judged.walk)
+    return tell(snapshot, alarm, recorder, judged, tokens)
 
 
-def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, tokens: list[Token]) -> Snapshot:
-    names = recorder.names
+def look_at(recorder: Recorder, tokens: list[Token], gradients: bool) -> Run:
+    """The ops that these tokens depend on: as they were seen live, else in a replay."""
+    live = recorder.observer
+    if not isinstance(live, LiveMicroscope) or live.blind:
+        return replay(recorder.tape, recorder.names, tokens, gradients)
+    run = live.run(slice_for(recorder.tape.events, tokens, gradients))
+    for token in tokens:
+        tensor = token.ref()
+        if tensor is not None:
+            run.twins[id(token)] = run.gradients[token.owner] = tensor
+    return run
+
+
+def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
+    """Walk back from the symptom in what was seen."""
+    owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    owners.note_symptoms(tokens)
+    walk = Walk(run.microscope, owners.declares)
+    return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
+
+
+def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, tokens: list[Token]) -> Snapshot:
+    """The snapshot with what was seen and what the walk found; what they did not find stands in `replay.reasons`."""
+    run, verdict = judged.run, judged.verdict
+    if isinstance(run.microscope, LiveMicroscope):
+        return _tell_live(snapshot, alarm, recorder, judged, run.microscope)
     facts = ReplayFacts(None, (), len(run.microscope.ops), run.seconds, tuple(run.doubts))
     if run.error is not None:
         reason = f"the replay failed: {type(run.error).__name__}: {run.error}"
-        return _without_replay(snapshot, alarm, replace(facts, reasons=(*facts.reasons, reason)))
-    owners = Owners(run, names, recorder.tape.data_ops)
-    walk = Walk(run.microscope, owners.declares)
-    start, verdict = _worst(run, walk, tokens)
+        return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
     if verdict is None:
         reason = "the replay came out finite"
-        return _without_replay(snapshot, alarm, replace(facts, reproduced=False, reasons=(*facts.reasons, reason)))
+        facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
+        return without_replay(snapshot, alarm, recorder, facts)
+    node = judged.owners.unseen_node(verdict.source) if verdict.kind == EXTERNAL and verdict.source is not None else None
+    if node is not None:
+        return _computed_unseen(snapshot, facts, node)
+    looker = partial(look_again, recorder.tape, recorder.names, run)
+    finding, namer = _found(snapshot, alarm, judged, verdict, looker)
+    exact, doubts = _compare(run, tokens)
+    told = alarm.explanation
+    if not exact and isinstance(told, Explanation) and told.definite and not _agree(told.origin, finding.origin):
+        other = finding.origin.op if finding.origin is not None else "nothing"
+        reason = f"a replay that differs from the live run blamed {other}: this is what the live graph says"
+        facts = replace(facts, reproduced=False, reasons=(*facts.reasons, *doubts, reason))
+        return from_explanation(replace(snapshot, replay=facts), told)
+    facts = replace(facts, reproduced=exact, doubts=facts.doubts + tuple(doubts))
+    return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
+
+
+def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, live: LiveMicroscope) -> Snapshot:
+    """level="op": the step's ops were seen as they ran."""
+    facts = ReplayFacts(None, ('every op was seen as it ran (level="op")',), len(live.ops))
+    verdict = judged.verdict
+    if verdict is None:
+        reason = "the tensor that was noticed is gone"
+        return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
+    finding, namer = _found(snapshot, alarm, judged, verdict, live.forward_operands)
+    return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
+
+
+def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:
+    run, walk, owners, start = judged.run, judged.walk, judged.owners, judged.start
+    alarm.meant = (
+        verdict.kind == DECLARED and verdict.state is not None and run.microscope.op(verdict.state.op).expected
+    )
     namer = Namer(run.microscope, run.events)
-    looker = partial(look_again, recorder.tape, names, run)
     finding = _find(run, walk, owners, namer, start, verdict, looker)
     if finding.phase == "optimizer" and alarm.named and finding.origin is not None:
-        finding.origin = replace(finding.origin, module=alarm.named[0][0].rpartition(".")[0])
-    exact, doubts = _compare(run, tokens)
+        path = alarm.named[0][0].rpartition(".")[0]
+        finding.origin = replace(finding.origin, module=path, module_type=snapshot.modules.get(path))
+    return finding, namer
+
+
+def _with_finding(snapshot: Snapshot, judged: Judged, namer: Namer, finding: Finding, verdict: Verdict) -> Snapshot:
+    run, owners = judged.run, judged.owners
     ops = chosen_ops(run, finding.path)
     return replace(
         snapshot,
@@ -99,15 +176,23 @@ def _from_run(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, run: Run, to
         ops=plain_ops(run, namer, owners, ops, finding.origin.id if finding.origin else None),
         edges=plain_edges(ops),
         ops_left_out=len(run.microscope.ops) - len(ops),
-        replay=replace(facts, reproduced=exact, reasons=facts.reasons + tuple(doubts)),
-        expected=expected_of(ops, finding.path),
+        expected=expected_of(run, finding.path),
     )
+
+
+def _computed_unseen(snapshot: Snapshot, facts: ReplayFacts, node: str) -> Snapshot:
+    """A value made by compiled code outside the watched modules: the node is known, what it ran is not."""
+    name = node.removesuffix("Backward")
+    reason = f"the value came out of {name}, code outside the watched modules whose ops are not seen (torch.compile)"
+    origin = Origin(op=name, module=None, autograd_node=node)
+    return replace(snapshot, phase="loss", origin=origin, replay=replace(facts, reasons=(*facts.reasons, reason)))
 
 
 # The symptom
 
 
-def _symptom(alarm: Alarm) -> Symptom:
+def symptom_of(alarm: Alarm) -> Symptom:
+    """What was noticed, as plain data."""
     name, summary = "", None
     if alarm.kind == "gradient":
         name, gradient = alarm.named[0]
@@ -115,13 +200,15 @@ def _symptom(alarm: Alarm) -> Symptom:
     elif alarm.kind == "parameter":
         name, parameter = alarm.named[0]
         summary = describe(parameter.detach(), name, f"parameter {name}")
+    elif alarm.within is not None:
+        name = alarm.within
     elif alarm.tokens and (tensor := alarm.tokens[0].ref()) is not None:
         summary = describe(tensor.detach())
     kind = {"write": "gradient"}.get(alarm.kind, alarm.kind)
     return Symptom(kind, name or (alarm.named[0][0] if alarm.named else ""), summary, alarm.value, alarm.where)
 
 
-def _tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
+def symptom_tokens(alarm: Alarm, recorder: Recorder) -> list[Token]:
     """The symptom on the tape: bad gradients by their own token where glue (clipping) has written them."""
     if alarm.kind != "gradient":
         return alarm.tokens
@@ -161,6 +248,23 @@ def _worst(run: Run, walk: Walk, tokens: list[Token]) -> tuple[State | None, Ver
     return min(found, key=lambda pair: (pair[1].kind == DECLARED, pair[1].order))
 
 
+def _within(run: Run, walk: Walk) -> tuple[State | None, Verdict | None]:
+    """strict: the first NaN that an op of a module made, be it without consequences; declared ones only if all are."""
+    found: list[tuple[State | None, Verdict]] = []
+    for seen in run.microscope.ops:
+        if seen.glue or seen.backward:
+            continue
+        for output in seen.bad:
+            bad = first_bad_element(seen.kept_outputs[output].tensor)
+            if bad is not None and isnan(bad[1]):
+                state = State(seen.id, output, bad[0])
+                verdict = walk.judge(state)
+                found.append((state, verdict))
+                if verdict.kind != DECLARED:
+                    return state, verdict
+    return found[0] if found else (None, None)
+
+
 def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:
     """Whether the symptom came out the same, NaN pattern and finite values, bit by bit."""
     for token in tokens:
@@ -172,6 +276,11 @@ def _compare(run: Run, tokens: list[Token]) -> tuple[bool, list[str]]:
         if not same_bits(live.detach(), twin.detach()):
             return False, ["the replay's values differ from those of the live run"]
     return True, []
+
+
+def _agree(one: Origin | None, other: Origin | None) -> bool:
+    """Whether two ways of looking blame the same op."""
+    return one is not None and other is not None and one.op == other.op
 
 
 # The origin
@@ -195,7 +304,7 @@ def _find(
     if state is None:
         return Finding("forward", None, path)
     seen = run.microscope.ops[state.op]
-    return Finding(where_ran(run, seen), _origin(run, owners, namer, state, looker), _from(path, state))
+    return Finding(where_ran(run, namer, seen), _origin(run, owners, namer, state, looker), _from(path, state))
 
 
 def _from(path: list[int], state: State | None) -> list[int]:
@@ -254,55 +363,10 @@ def _node_made_by(seen: Seen) -> str | None:
     return node.name() if node is not None else None
 
 
-# Without a replay
-
-
-def _without_replay(snapshot: Snapshot, alarm: Alarm, facts: ReplayFacts) -> Snapshot:
-    """The best answer of the ring and the live stack: the first module whose output or gradient was not finite."""
-    kinds = ("forward", "gradient")
-    for kind in kinds:
-        for event in snapshot.history.at(snapshot.step):
-            if event.kind == kind and not event.finite:
-                module = event.module
-                origin = Origin(
-                    op=snapshot.modules.get(module, "module").lower(),
-                    module=module,
-                    module_type=snapshot.modules.get(module),
-                )
-                phase = "forward" if kind == "forward" else "backward"
-                return replace(snapshot, phase=phase, origin=origin, replay=facts)
-    position = innermost_outside_torch(alarm.stack)
-    origin_or_none = None
-    if position is not None:
-        origin_or_none = Origin(op=alarm.kind, module=None, source=source_at(alarm.stack, position))
-    return replace(snapshot, phase="loss" if alarm.kind == "loss" else "backward", origin=origin_or_none, replay=facts)
-
-
 def bare(alarm: Alarm, recorder: Recorder, fault: Exception) -> Snapshot:
     """What is known when tracing itself failed: the symptom, the history, and the fault in a sentence."""
     snapshot = Snapshot(
-        alarm.step, "", _symptom(alarm), history=recorder.ring.table(alarm.step), environment=environment()
+        alarm.step, "", symptom_of(alarm), history=recorder.ring.table(alarm.step), environment=environment()
     )
     reason = f"tracing failed with a fault of nantrace's own: {type(fault).__name__}: {fault}"
-    return _without_replay(snapshot, alarm, ReplayFacts(None, (reason,)))
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices and time, as a report needs them."""
-    return {
-        "nantrace": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
-        "threads": torch.get_num_threads(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "rank": _rank(),
-    }
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank())
-    return 0
+    return without_replay(snapshot, alarm, None, ReplayFacts(None, (reason,)))

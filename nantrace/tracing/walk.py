@@ -15,9 +15,11 @@ import torch
 
 from .microscope import Kept, Microscope, Seen
 from .place import Place, place_of
-from .reach import Index, regions
+from .reach import Index, Region, regions
 from .schema import has_literal
 from .summaries import first_bad_element, value_at
+
+_ALL = slice(None)
 
 GENERATED, DECLARED, EXTERNAL = "generated", "declared", "external"
 
@@ -65,6 +67,7 @@ class Walk:
     microscope: Microscope
     declares: Any  # (Source) -> bool: an external value that the program means
     verdicts: dict[State, Verdict] = field(default_factory=dict)
+    first_bad: dict[int, tuple[Index, float] | None] = field(default_factory=dict)  # by the identity of what is kept
 
     def from_tensor(self, tensor: torch.Tensor, index: Index, value: float) -> tuple[State | None, Verdict]:
         """The verdict on one bad element of a tensor of the replay, and the state that wrote it (None: no op did)."""
@@ -112,7 +115,7 @@ class Walk:
         infinities: list[tuple[Kept, Index, float]] = []
         for position, region in regions(seen, state.output, state.index):
             kept = seen.kept_inputs[position]
-            bad = first_bad_element(kept.tensor, region)
+            bad = self._first_bad(kept, region)
             if bad is not None:
                 (nans if math.isnan(bad[1]) else infinities).append((kept, *bad))
         chosen = nans or infinities if math.isnan(self._value(state)) else infinities or nans
@@ -129,7 +132,7 @@ class Walk:
     def _decide(self, state: State, candidates: list[Verdict | State]) -> Verdict:
         seen = self.microscope.ops[state.op]
         if not candidates:
-            return Verdict(DECLARED if has_literal(seen.arguments) else GENERATED, state)
+            return Verdict(DECLARED if has_literal(seen.arguments) or seen.expected else GENERATED, state)
         judged: list[tuple[Verdict, State | None]] = []
         for candidate in candidates:
             if isinstance(candidate, Verdict):
@@ -141,18 +144,27 @@ class Walk:
             verdict, via = min(harmful, key=lambda pair: pair[0].order)
             return Verdict(verdict.kind, verdict.state, verdict.source, via)
         if math.isnan(self._value(state)) and self._made_of_infinities(seen, state):
-            return Verdict(GENERATED, state)  # inf - inf, 0 * inf, a fully masked row: declared infinities, a new NaN
+            # inf - inf, 0 * inf, a fully masked row: declared infinities, a new NaN
+            return Verdict(DECLARED if seen.expected else GENERATED, state)
         if not judged:
-            return Verdict(GENERATED, state)
+            return Verdict(DECLARED if seen.expected else GENERATED, state)
         verdict, via = min(judged, key=lambda pair: pair[0].order)
         return Verdict(DECLARED, verdict.state, verdict.source, via)
 
     def _made_of_infinities(self, seen: Seen, state: State) -> bool:
         for position, region in regions(seen, state.output, state.index):
-            bad = first_bad_element(seen.kept_inputs[position].tensor, region)
+            bad = self._first_bad(seen.kept_inputs[position], region)
             if bad is not None and math.isnan(bad[1]):
                 return False
         return True
+
+    def _first_bad(self, kept: Kept, region: Region) -> tuple[Index, float] | None:
+        """The first bad element of a region; that of a whole operand is looked for once."""
+        if any(item != _ALL for item in region):
+            return first_bad_element(kept.tensor, region)
+        if id(kept) not in self.first_bad:
+            self.first_bad[id(kept)] = first_bad_element(kept.tensor)
+        return self.first_bad[id(kept)]
 
     def _upstream(self, kept: Kept, place: Place, index: Index, value: float, before: int) -> State | Source:
         if place.storage:

@@ -23,6 +23,7 @@ Observer = Callable[[torch.nn.Module], AbstractContextManager[object]]
 OBSERVERS: dict[str, Observer] = {
     "module": lambda model: nantrace.watch(model),
     "loss": lambda model: nantrace.watch(model, level="loss"),
+    "op": lambda model: nantrace.watch(model, level="op"),
     "detect_anomaly": lambda model: torch.autograd.set_detect_anomaly(True),
 }
 

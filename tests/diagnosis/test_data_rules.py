@@ -109,6 +109,16 @@ def test_a_table_that_is_bad_altogether_is_a_bad_parameter() -> None:
     assert "it has been bad since step 2; this is step 5" in diagnosis.evidence
 
 
+def test_minus_infinity_in_a_table_was_written_on_purpose() -> None:
+    """A forbidden transition is no memory that nobody wrote: the remedy is a finite number."""
+    scores = tensor(-INF, 0.5, 0.1, label="parameter transitions")
+    bad = BadSource("parameter", "transitions", scores, (0,), -INF)
+    diagnosis = diagnose(snapshot(Origin("index", "", inputs=(scores,)), "parameters", source_value=bad))
+
+    assert diagnosis.cause is Cause.BAD_PARAMETER
+    assert "large finite negative number" in diagnosis.remedies[0].text
+
+
 def test_the_consumer_of_a_bad_input_is_not_accused() -> None:
     """log of a NaN that came in with the batch is a bad input, and nothing else."""
     bad = BadSource("input", "x", tensor(NAN, 1.0), (0,), NAN, entry="net")

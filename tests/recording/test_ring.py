@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import nantrace
 from nantrace.model import History
-from nantrace.recording.ring import MAX_EVENTS_PER_STEP, Ring
+from nantrace.recording.ring import MAX_EVENTS_PER_STEP, Place, Ring
 
 from ..builders import Mlp, sgd
 from ..references import reference
@@ -47,6 +47,41 @@ def test_nothing_is_evicted_below_the_capacity() -> None:
 
     assert len(history.steps) == 3
     assert history.evicted_steps == 0
+
+
+class Halves(nn.Module):
+    """Two outputs of one op."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x * self.scale).unbind(1)
+
+
+def test_an_output_that_nothing_uses_has_no_gradient() -> None:
+    """Where only a sibling output of the same op is used, that one alone has a gradient event."""
+    model = Halves()
+    with nantrace.watch(model) as tracer:
+        model(torch.randn(5, 2))[0].sum().backward()
+        history = tracer.history
+
+    assert [event.output for event in history if event.kind == "gradient"] == [0]
+
+
+def test_hooks_of_the_user_on_an_output_fire_as_ever() -> None:
+    """Each hook of the user's sees the gradient of the value it was put on, before and after an in-place op."""
+    seen = []
+    model = Mlp()
+    with nantrace.watch(model):
+        out = model(torch.randn(5, 4))
+        out.register_hook(lambda gradient: seen.append(gradient[0, 0].item()))
+        out.mul_(2)
+        out.register_hook(lambda gradient: seen.append(gradient[0, 0].item()))
+        (out * 3).sum().backward()
+
+    assert seen == [3.0, 6.0]
 
 
 def test_the_events_of_a_step_in_order() -> None:
@@ -114,7 +149,7 @@ def test_events_past_the_bound_of_a_step_are_counted() -> None:
     """A step with too many events keeps the first ones and counts the others."""
     ring = Ring(4)
     for _ in range(MAX_EVENTS_PER_STEP + 5):
-        ring.write("forward", "m", 0, torch.ones(1))
+        ring.write(Place("forward", "m", 0), torch.ones(1))
     ring.close(0)
     (record,) = ring.table(1).steps
 
@@ -124,10 +159,10 @@ def test_events_past_the_bound_of_a_step_are_counted() -> None:
 def test_what_comes_after_the_mark_belongs_to_the_next_step() -> None:
     """A step that turns out to have ended earlier gives later events to the next one."""
     ring = Ring(4)
-    ring.write("forward", "a", 0, torch.tensor([1.0]))
+    ring.write(Place("forward", "a", 0), torch.tensor([1.0]))
     ring.loss = 5.0
     ring.mark()
-    ring.write("forward", "b", 0, torch.tensor([2.0]))
+    ring.write(Place("forward", "b", 0), torch.tensor([2.0]))
     taken = ring.close(0)
     table = ring.table(1)
 

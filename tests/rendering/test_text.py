@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nantrace.model import Cause, Diagnosis, Origin, Remedy, Snapshot, Source, Symptom
+from nantrace.model import Cause, Diagnosis, OperandValue, Origin, Remedy, Snapshot, Source, Symptom
 from nantrace.rendering.harmless import cells
 from nantrace.rendering.text import plain, rich_parts
 from nantrace.report import Report
@@ -112,6 +113,19 @@ def test_operands_are_named_in_the_users_words() -> None:
 def test_birth_in_backward_is_said_in_plain_words() -> None:
     """A user who looks for NaN in the forward pass learns why there is none."""
     assert "The forward value is finite, its derivative is not." in plain(sqrt_backward())
+
+
+def test_a_bad_forward_value_behind_a_derivative_is_said() -> None:
+    """Where the forward value was bad too, the report does not call it finite."""
+    base = sqrt_backward()
+    origin = base.snapshot.origin
+    assert origin is not None
+    assert origin.example is not None
+    result = OperandValue("result", "element", (math.inf,), (0,))
+    example = replace(origin.example, operands=(*origin.example.operands, result))
+    made = report(replace(base.snapshot, origin=replace(origin, example=example)), base.diagnosis)
+
+    assert "The forward value is not finite but did not reach the loss; its derivative did." in plain(made)
 
 
 def test_long_path_is_folded_with_a_count() -> None:

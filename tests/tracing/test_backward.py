@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import nantrace
 
@@ -227,6 +228,81 @@ def test_a_division_by_a_norm_of_zero() -> None:
 
     assert (report.phase, report.origin.op) == ("optimizer", "div")
     assert report.origin.source.code == "model.w.grad /= model.w.grad.norm()"
+
+
+def test_the_first_of_several_bad_losses_is_the_one_that_is_walked() -> None:
+    """Every loss of an accumulated step is bad: the first one leads to the first op that used the bad weight."""
+    model = Program(lambda w, sure: torch.log(w).sum() if sure else torch.sqrt(w).sum(), [1.0, -4.0])
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for sure in (True, False, True):
+                model(sure).backward()
+            optimizer.step()
+
+    assert caught(run).origin.op == "log"
+
+
+def test_a_bad_loss_whose_gradients_were_dropped_is_not_walked() -> None:
+    """The user zeroed the gradients of the first bad loss: the second one is about to be used."""
+    model = Program(lambda w, sure: torch.log(w).sum() if sure else torch.sqrt(w).sum(), [1.0, -4.0])
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model(True).backward()
+            optimizer.zero_grad()
+            model(False).backward()
+            optimizer.step()
+
+    assert caught(run).origin.op == "sqrt"
+
+
+# What checkpoints recompute
+
+
+class Checkpointed(nn.Module):
+    """Blocks whose own code runs in a checkpoint; in the bad one an infinity is met that only the backward minds."""
+
+    class Block(nn.Module):
+        def __init__(self, factor: float, reentrant: bool) -> None:
+            super().__init__()
+            self.scale, self.factor, self.reentrant = nn.Linear(3, 3), factor, reentrant
+
+        def inner(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(torch.exp(self.scale(x).square() * self.factor)) + x
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.blocks = nn.Sequential(*(self.Block(factor, reentrant) for factor in (1e-3, 1e9, 1e-3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.first(x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_a_checkpoint_recomputes_was_born_in_the_forward(reentrant: bool) -> None:
+    """The recomputed op is the forward's: its phase, its module (of three that run the same code) and its line."""
+    model = Checkpointed(reentrant)
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            loss = model(torch.randn(2, 3)).sum()
+            assert bool(loss.isfinite())
+            loss.backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.phase, report.origin.op, report.origin.module) == ("forward", "exp", "blocks.1")
+    assert report.origin.source.function == "inner"
+    assert report.cause == "overflow"
 
 
 def test_accumulated_gradients_are_walked_to_the_call_that_spoiled_them() -> None:

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..builders import operand, report_on, stays_silent
+import nantrace
+
+from ..builders import caught, operand, report_on, sgd, stays_silent
 
 NAN, INF = math.nan, math.inf
 
@@ -182,6 +184,39 @@ def test_batch_norm_reads_its_own_channel() -> None:
     assert report.origin.example.index == (2, 3)
 
 
+def test_batch_norm_does_not_read_the_running_statistics_that_it_writes() -> None:
+    """An infinity of the batch spoils the running mean: that is no parameter which was bad before the step."""
+    mean, variance = torch.zeros(2), torch.ones(2)
+    report = report_on(lambda w: F.batch_norm(torch.log(w), mean, variance, training=True), torch.zeros(3, 2))
+
+    assert (report.phase, report.origin.op, report.cause) == ("forward", "log", "log-domain")
+
+
+def test_running_statistics_lead_back_to_the_call_that_spoiled_them() -> None:
+    """A later call that reads them is a consequence."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.norm = torch.nn.Parameter(torch.tensor([[0.0], [1.0]])), torch.nn.BatchNorm1d(1)
+
+        def forward(self) -> Tensor:
+            self.norm.train()(torch.log(self.w))
+            return self.norm.eval()(self.w)
+
+    model = Twice()
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            model().sum().backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.phase, report.origin.op, report.origin.module) == ("forward", "log", "")
+
+
 def test_a_convolution_reads_its_own_sample() -> None:
     """Nor is one in another image."""
     w = torch.ones(2, 1, 3, 3)
@@ -266,3 +301,50 @@ def test_half_precision_overflow() -> None:
 
     assert (report.origin.op, report.cause) == ("to_copy", "overflow")
     assert operand(report, "self").value == 1e6
+
+
+def test_weight_norm_reads_its_own_row() -> None:
+    """The zero row of v is what divides by its norm; the other rows are not shown."""
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    with torch.no_grad():
+        layer.parametrizations.weight.original1[1] = 0
+    optimizer = sgd(layer)
+
+    def run() -> None:
+        with nantrace.watch(layer):
+            layer(torch.randn(5, 3)).mean().backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.origin.op, report.cause) == ("weight_norm_interface", "zero-division")
+    assert report.origin.example.index == (1, 0)
+    assert report.origin.example.operand("v").summary.max == 0
+
+
+def test_a_part_of_what_an_op_made_is_described_by_itself() -> None:
+    """An op that read one bad column of a product is shown with that column, not with the whole."""
+
+    report = report_on(lambda w: torch.log(torch.stack([w, w - w])[1]), [1.0, 2.0])
+    log = next(op for op in report.snapshot.ops if op.name == "log")
+
+    assert (log.inputs[0].min, log.inputs[0].max) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda made: made.unsqueeze_(0),
+        lambda made: made.squeeze_(),
+        lambda made: made.t_(),
+        lambda made: made.transpose_(0, 1),
+        lambda made: made.as_strided_((2,), (1,)),
+    ],
+    ids=["unsqueeze_", "squeeze_", "t_", "transpose_", "as_strided_"],
+)
+def test_a_shape_that_is_changed_in_place_is_followed(reshape: object) -> None:
+    """`squeeze_` and its like write no element: the value belongs to the op that made it, under its shape there."""
+    report = report_on(lambda w: reshape(torch.log(w)) * 2.0, [[1.0, -1.0]])
+
+    assert (report.origin.op, report.origin.example.index) == ("log", (0, 1))
+    assert operand(report, "self").value == -1.0

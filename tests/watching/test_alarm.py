@@ -406,6 +406,22 @@ def test_a_hand_written_update_with_a_bad_loss_is_refused(update: Callable[[nn.M
     assert same(before, weights(model))
 
 
+def test_a_hand_written_update_of_a_parameter_that_was_bad_before_is_refused() -> None:
+    """A loss made bad by the weights themselves raises in its own step, though what is written is bad already."""
+    model = Program(lambda w, x: (w * x).sum(), [1.0, NAN])
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for _ in range(3):
+                model.zero_grad()
+                model(torch.tensor(1.0)).backward()
+                update_in_place(model)
+
+    report = caught(run)
+
+    assert (report.step, report.phase, report.cause) == (0, "parameters", "bad-parameter")
+
+
 def test_a_hand_written_update_that_divides_by_zero_is_named_in_the_optimizer() -> None:
     """A value that the update itself makes is born in phase "optimizer", on the line of the update."""
     model = Program(lambda w: (w * 0).sum(), [1.0, 2.0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -283,3 +285,67 @@ def test_an_optimizer_that_was_replaced_is_forgotten() -> None:
             seen.append(tracer.step)
 
     assert seen == [2, 4, 6]
+
+
+def failing_in(step: int, loop: Callable[[nn.Module, torch.optim.Optimizer, bool], None]) -> nantrace.Report:
+    """The report of a loop around one watched model, which is told when to fail."""
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model, 0.01)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for i in range(step + 2):
+                loop(model, optimizer, i == step)
+
+    return caught(run)
+
+
+def failing_step(model: nn.Module, optimizer: torch.optim.Optimizer, bad: bool, x: Tensor | None = None) -> None:
+    """zero_grad after the forward, as many loops have it: until then the last step's gradients are still there."""
+    loss = torch.log(model(torch.randn(3, 4) if x is None else x).square().mean() * (0 if bad else 1))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_another_model_that_trains_in_the_same_loop() -> None:
+    """A backward of a model nobody watches is no step of the watched one."""
+    other = nn.Linear(4, 1)
+    of_other = sgd(other)
+
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer, bad: bool) -> None:
+        of_other.zero_grad()
+        other(torch.randn(3, 4)).mean().backward()
+        of_other.step()
+        failing_step(model, optimizer, bad)
+
+    assert failing_in(4, loop).step == 4
+
+
+def test_gradients_that_another_models_step_leaves() -> None:
+    """The generator's loss goes through the watched discriminator: its gradients there are nobody's skipped step."""
+    generator = nn.Linear(4, 4)
+    of_generator = sgd(generator)
+
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer, bad: bool) -> None:
+        failing_step(model, optimizer, bad)
+        of_generator.zero_grad()
+        model(generator(torch.randn(3, 4))).mean().backward()
+        of_generator.step()
+
+    assert failing_in(4, loop).step == 4
+
+
+def test_an_attack_on_the_input() -> None:
+    """The inner backwards of adversarial training fill the weights' gradients too; they are dropped, not skipped."""
+
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer, bad: bool) -> None:
+        x, delta = torch.randn(3, 4), torch.zeros(3, 4, requires_grad=True)
+        for _ in range(2):
+            model(x + delta).mean().backward()
+            with torch.no_grad():
+                delta += 0.1 * delta.grad.sign()
+                delta.grad.zero_()
+        failing_step(model, optimizer, bad, x + delta.detach())
+
+    assert failing_in(3, loop).step == 3
