@@ -59,7 +59,9 @@ class NumericalAnomaly(NantraceError, FloatingPointError):
 
 
 class NumericalAnomalyWarning(UserWarning):
-    """A non-finite value had consequences and the run goes on (`on_anomaly="warn"`)."""
+    """A non-finite value was seen and the run goes on: see `on_anomaly`. `report` explains it, where there is one."""
+
+    report: Report | None = None
 
 
 # users see `nantrace.NumericalAnomaly` in a traceback, the name they import

@@ -103,6 +103,14 @@ class Report:
 
     # Its faces
 
+    @property
+    def headline(self) -> str:
+        """What, where and why in one sentence, for a log line."""
+        from .rendering.headline import headline
+
+        found = headline(self.snapshot, self.diagnosis)
+        return f"{found.value}: {found.text}"
+
     def text(self) -> str:
         """The whole report as plain text, at most 100 columns wide."""
         from .rendering.text import plain

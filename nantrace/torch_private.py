@@ -6,9 +6,12 @@ Nothing else in nantrace may touch an underscored name of torch; the rest import
 from __future__ import annotations
 
 import functools
+import sys
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -231,6 +234,93 @@ def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """A module's own parameters as the dict itself: `functional_call` puts other tensors into it."""
     return module._parameters  # type: ignore[return-value]
+
+
+def foreach_copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    """Copy each source into its target in one call. Gone: one `copy_` per tensor."""
+    if all(tensor.layout is torch.strided for tensor in targets):
+        try:
+            if targets:
+                torch._foreach_copy_(targets, sources)
+            return
+        except (AttributeError, RuntimeError):
+            pass
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def is_torch_optimizer(kind: type) -> bool:
+    """Whether a class of an optimizer is torch's own (or Python's, as `Generic` is)."""
+    return kind.__module__.partition(".")[0] in ("torch", "typing", "abc")
+
+
+def replace_running_step(
+    optimizer: torch.optim.Optimizer, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[], None] | None:
+    """From a hook before an optimizer's step: have torch call `replacement(step)` instead, in this one call.
+
+    torch wraps each optimizer class's `step` in a function that runs the hooks and then calls the cell variable `func`.
+    No exception can stop that call without reaching the user, so the cell is exchanged; the first call through it, and
+    the function that is returned, put it back. None where that wrapper is not the one that runs: the step cannot be
+    refused then, and the anomaly is raised instead.
+    """
+    frame = _running_wrapper(optimizer)
+    if frame is None:
+        return None
+    running = frame.f_locals.get("func")
+    for step in _step_functions(optimizer):
+        if step.__code__ is frame.f_code and step.__closure__ is not None:
+            cell = step.__closure__[frame.f_code.co_freevars.index("func")]
+            if cell.cell_contents is running:
+                return _exchange(cell, optimizer, replacement)
+    return None
+
+
+def _running_wrapper(optimizer: torch.optim.Optimizer) -> FrameType | None:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "wrapper" and code.co_filename == optimizer_file() and "func" in code.co_freevars:
+            return frame if frame.f_locals.get("self") is optimizer else None
+        frame = frame.f_back
+    return None
+
+
+def _step_functions(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+    own = vars(optimizer).get("step")
+    for step in (own, *(vars(kind).get("step") for kind in type(optimizer).__mro__)):
+        while step is not None and hasattr(step, "__code__"):
+            yield step
+            step = getattr(step, "__wrapped__", None)
+
+
+def _exchange(
+    cell: Any, optimizer: Any, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[[], None]:
+    original, thread = cell.cell_contents, threading.get_ident()
+
+    def put_back() -> None:
+        if cell.cell_contents is once:
+            cell.cell_contents = original
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or not args or args[0] is not optimizer:
+            return original(*args, **kwargs)  # another optimizer of the class, in another thread
+        put_back()
+        return replacement(original)(*args, **kwargs)
+
+    cell.cell_contents = once
+    return put_back
+
+
+def forget_scaler_checks(scaler: Any) -> None:
+    """Make a GradScaler forget what it found in this step, as its `update` does, and leave the scale as it is.
+
+    Gone: the scale of a skipped step backs off as after any overflow.
+    """
+    states = getattr(scaler, "_per_optimizer_states", None)
+    if states is not None:
+        states.clear()
 
 
 @dataclass(slots=True)

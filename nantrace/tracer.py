@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .errors import (
     OptionError,
     WatchError,
 )
+from .model import Snapshot
 from .recording.alarm import Alarm, first_bad, gradients_of
 from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
@@ -34,7 +36,7 @@ from .tracing.unreplayed import explain_loss
 log = logging.getLogger("nantrace")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_ON_ANOMALY = ("raise", "warn")
+_ON_ANOMALY = ("raise", "warn", "skip")
 _LEVELS = ("module", "op", "loss")
 _watched: list[tuple[torch.nn.Module, Tracer]] = []
 
@@ -49,6 +51,7 @@ class Options:
     level: str = "module"
     strict: bool = False
     replay: bool = True
+    max_skips: int = 10
 
     def __post_init__(self) -> None:
         if not callable(self.on_anomaly) and self.on_anomaly not in _ON_ANOMALY:
@@ -57,8 +60,11 @@ class Options:
             )
         if self.level not in _LEVELS:
             raise OptionError(f"level={self.level!r}: give {_choice(_LEVELS)}")
-        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
-            raise OptionError(f"capacity={self.capacity!r}: give the number of steps to keep, an int of at least 1")
+        counts = {"capacity": "the number of steps to keep", "max_skips": "the number of steps to skip in a row"}
+        for name, meaning in counts.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name}={value!r}: give {meaning}, an int of at least 1")
         for name in ("strict", "replay"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name}={getattr(self, name)!r}: give True or False")
@@ -77,7 +83,8 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
     trains, or through `start()` and `stop()`. Options, all by keyword:
 
     - `on_anomaly`: "raise" (`NumericalAnomaly`, before the optimizer uses the gradients), "warn"
-      (`NumericalAnomalyWarning`, the run goes on as it would have), or a function that is given the report.
+      (`NumericalAnomalyWarning`, the run goes on as it would have), "skip" (the update is refused, with one
+      `NumericalAnomalyWarning`; see below), or a function that is given the report.
     - `dump_dir`: a folder that gets one dump per anomaly. None: no file.
     - `capacity`: how many steps of statistics the ring buffer keeps (default 100).
     - `level`: "module" (default: statistics of every module's outputs and gradients), "op" (every op is seen as it
@@ -85,6 +92,15 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
       times) or "loss" (only the checks of loss, gradients and parameters).
     - `strict`: also raise on a NaN in a module's output that has no consequences.
     - `replay`: run the failing step once more to find the op (default True).
+    - `max_skips`: with "skip", how many steps in a row may be skipped (default 10); the next one raises.
+
+    With "skip", a bad step ends as if its batch had not been there: no optimizer of the step updates (one that
+    already has is undone), the gradients are set to zero, the model's buffers are put back, a learning-rate scheduler
+    that steps after every update does not, and a GradScaler's scale stays. What other code of yours does after the step
+    (averages of the weights, counters) still runs, and random numbers that were drawn stay drawn. Weights that an
+    optimizer spoils out of finite gradients are put back where a copy was kept of them: in half precision, with an eps
+    of 0 or a very large gradient, with several optimizers, and for small optimizers that are not torch's. Where a step
+    cannot be undone, the anomaly is raised and says why.
 
     Raises `NotAModuleError` for anything that is no module, `OptionError` for a bad option.
     """
@@ -116,12 +132,15 @@ class Tracer:
         self.options = options
         self.reports: list[Report] = []  # one per anomaly, newest last
         self.dumps: list[str] = []  # the dump files that were written
+        self.skipped: list[Report] = []  # those whose update was refused ("skip")
         self.repeated = 0  # anomalies right after another one ("warn"): counted, not traced again
         self._modules = modules
         self._recorder: Recorder | None = None
         self._contained_before = 0
         self._last_step = 0
         self._last_anomaly: int | None = None
+        self._skips = 0  # in a row
+        self._spoiled: weakref.WeakKeyDictionary[torch.optim.Optimizer, Snapshot] = weakref.WeakKeyDictionary()
 
     # Starting and stopping
 
@@ -166,6 +185,7 @@ class Tracer:
             statistics=self.options.level != "loss",
             strict=self.options.strict,
             on_alarm=self._on_alarm,
+            skips=self.options.on_anomaly == "skip",
             explain_loss=self._explain_loss,
             intervals=ModuleIntervals() if self._needs_intervals() else None,
             observer=LiveMicroscope() if self.options.level == "op" else None,
@@ -214,29 +234,89 @@ class Tracer:
 
     # An alarm
 
-    def _on_alarm(self, alarm: Alarm) -> None:
-        if self._is_repeated(alarm.step) and self.options.on_anomaly != "raise":
+    def _on_alarm(self, alarm: Alarm) -> bool:
+        """Raise, warn or tell; returns whether the update is to be refused."""
+        if alarm.advisory:
+            self._advise(alarm)
+            return False
+        if alarm.kind == "state":
+            self._remember(alarm)
+            return False
+        if alarm.kind == "parameter" and alarm.optimizer is not None:
+            alarm.earlier = self._spoiled.get(alarm.optimizer)
+        follows = self._is_repeated(alarm.step)
+        if follows and self.options.on_anomaly not in ("raise", "skip"):
             self._last_anomaly = alarm.step
             self.repeated += 1
-            return
-        self._last_anomaly = alarm.step
+            return False
+        if self.options.on_anomaly == "skip":
+            return self._skip(alarm, self._skips + 1 if follows else 1)
         if self.options.on_anomaly == "raise" and "was about to" in alarm.where:
             alarm.where += " and was stopped: the weights are as they were before the step"
-        report = self._report_of(alarm)
+        if alarm.kind == "parameter":
+            alarm.where += ": these weights are spoiled, go on from a checkpoint"
+        report = self._anomaly(alarm)
         if report is None:
-            return
-        if self._is_meant(alarm, report):
-            self._count_as_contained()
-            return
-        self.reports.append(report)
-        self._dump(report)
+            return False
         action = self.options.on_anomaly
         if callable(action):
             action(report)
         elif action == "warn":
-            warnings.warn(NumericalAnomalyWarning("\n" + report.text()), stacklevel=_outside())
+            _warn("\n" + report.text(), report)
         else:
             raise NumericalAnomaly(report)
+        return False
+
+    def _skip(self, alarm: Alarm, in_a_row: int) -> bool:
+        """Refuse the update; raise where that cannot be done, and after `max_skips` in a row."""
+        limit = self.options.max_skips
+        useless = in_a_row > limit
+        if alarm.obstacle:
+            alarm.where += f"; the step cannot be skipped: {alarm.obstacle}"
+        elif useless:
+            alarm.where += f"; the {limit} steps before it were skipped as well (max_skips={limit})"
+        elif alarm.kind == "parameter":
+            alarm.where += ", and the step is undone"
+        report = self._anomaly(alarm)
+        if report is None:
+            return False
+        refuses = alarm.kind != "result"
+        if refuses and (alarm.obstacle or useless):
+            raise NumericalAnomaly(report)
+        if not refuses:
+            _warn("\n" + report.text(), report)
+            return False
+        self._skips = in_a_row
+        self.skipped.append(report)
+        rest = f" ({alarm.left_over})" if alarm.left_over else ""
+        _warn(f"step skipped: {report.headline}{rest}", report)
+        return True
+
+    def _anomaly(self, alarm: Alarm) -> Report | None:
+        """Trace, remember and dump it; None where it turns out to be none."""
+        report = self._report_of(alarm)
+        if report is None:
+            return None
+        if self._is_meant(alarm, report) or (alarm.unless_backward and report.phase == "backward"):
+            self._count_as_contained()
+            return None
+        self._last_anomaly = alarm.step
+        self.reports.append(report)
+        self._dump(report)
+        return report
+
+    def _remember(self, alarm: Alarm) -> None:
+        """A step spoiled an optimizer's state and not the weights yet: how, is known only now."""
+        report = self._report_of(alarm)
+        if report is not None and alarm.optimizer is not None:
+            self._spoiled[alarm.optimizer] = report.snapshot
+
+    def _advise(self, alarm: Alarm) -> None:
+        """Warn of what is no anomaly yet, with the report that explains it."""
+        report = self._report_of(alarm)
+        if report is not None:
+            self._dump(report)
+            _warn(f"{alarm.where}: {report.headline}\n{report.text()}", report)
 
     def _explain_loss(self, root: torch.Tensor) -> Any:
         """Read the live graph of a bad loss while it is there: a replay of the step may fail."""
@@ -264,7 +344,6 @@ class Tracer:
 
     def _count_as_contained(self) -> None:
         """Values that are meant are no anomaly."""
-        self._last_anomaly = None
         if self._recorder is not None:
             self._recorder.session.contained += 1
 
@@ -311,6 +390,12 @@ class Tracer:
         if report is not None:
             self.reports.append(report)
             self._dump(report)
+
+
+def _warn(text: str, report: Report) -> None:
+    warning = NumericalAnomalyWarning(text)
+    warning.report = report
+    warnings.warn(warning, stacklevel=_outside())
 
 
 def _outside() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite, log10, sqrt
 
 from ..model import Cause, OptimizerFacts, Origin, Remedy, Snapshot
+from .division import zero_division
 from .finding import Finding
 from .numbers import limits, log_of, number, rounded, show, show_index, show_limit, show_power
 from .reading import dtype_of, element, operand
@@ -142,8 +143,43 @@ def divides(facts: OptimizerFacts) -> bool:
     return facts.type.lower() in _DIVIDING or "adam" in facts.type.lower()
 
 
+def inner_eps(snapshot: Snapshot) -> Finding | None:
+    """An op inside the step divides by 0, and the optimizer's eps, which was to prevent that, rounds to 0."""
+    origin, facts = snapshot.origin, snapshot.optimizer
+    if snapshot.phase != "optimizer" or origin is None or facts is None or origin.id is None:
+        return None
+    found = zero_division(snapshot)
+    eps, dtype = number(facts.settings.get("eps")), facts.parameter_dtype or dtype_of(origin)
+    end = limits(dtype)
+    if found is None or end is None or not eps or rounded(eps, dtype) != 0:
+        return None
+    text = f"eps={show(eps)} rounds to 0 in {dtype} (smallest positive value {show(end.smallest_subnormal)})"
+    return Finding(Cause.PRECISION, found.confidence, (text, *found.evidence), _for_eps(facts, dtype))
+
+
+def inner_op(snapshot: Snapshot) -> Finding | None:
+    """An op inside the step of an optimizer that is not torch's made the value, and no rule knows how."""
+    origin, facts = snapshot.origin, snapshot.optimizer
+    if snapshot.phase != "optimizer" or origin is None or facts is None or origin.id is None:
+        return None
+    where = facts.parameter or "a parameter"
+    if facts.spoiled_state is not None and facts.spoiled_in is None:
+        text = f"the state {facts.spoiled_state} of {facts.type} was not finite before the step that spoiled {where}"
+    else:
+        text = f"{origin.op} inside the step of {facts.type} made {where} non-finite out of finite gradients"
+    told = ", ".join(f"{found.name}={show(found.value)}" for found in facts.state if found.value is not None)
+    advice = Remedy(
+        f"Check the settings of {facts.type} against these values; a larger eps, a lower lr, or float32 parameters and "
+        "state most often heal it.",
+        f"{facts.type}(model.parameters(), ...)",
+    )
+    return Finding(Cause.OPTIMIZER, "likely", (text, *((f"after the step: {told}",) if told else ())), (advice,))
+
+
 def _at_optimizer(snapshot: Snapshot) -> tuple[Origin, OptimizerFacts] | None:
     if snapshot.phase != "optimizer" or snapshot.origin is None or snapshot.optimizer is None:
+        return None
+    if snapshot.origin.id is not None:  # the op inside the step is known: its operands say more than the state does
         return None
     if snapshot.source_value is not None or snapshot.exception is not None:
         return None
@@ -197,7 +233,7 @@ def _for_eps(facts: OptimizerFacts, dtype: str) -> tuple[Remedy, ...]:
     return (
         Remedy(
             f"Give {facts.type} an eps that {dtype} can hold, such as {eps}.",
-            f"torch.optim.{facts.type}(model.parameters(), eps={eps})",
+            f"{facts.type}(model.parameters(), eps={eps})",
         ),
         *(
             (

@@ -11,7 +11,7 @@ from .gradients import masked_gradient, singular_gradient
 from .indexing import indexing
 from .infinities import inf_arithmetic
 from .logarithms import log_domain
-from .optimizers import optimizer, optimizer_precision
+from .optimizers import inner_eps, inner_op, optimizer, optimizer_precision
 from .overflow import overflow, overflow_in_backward
 from .precision import underflowed_denominator, underflowed_operand, vanished_eps
 from .reductions import empty_reduction, masked_softmax
@@ -33,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     optimizer_precision,
     optimizer,
     vanished_eps,
+    inner_eps,
     underflowed_denominator,
     # The structure of the data: nothing to reduce, nothing left by the mask.
     masked_softmax,
@@ -53,4 +54,5 @@ RULES: tuple[Rule, ...] = (
     # True as well, but never the first thing to say.
     underflowed_operand,
     divergence,
+    inner_op,
 )

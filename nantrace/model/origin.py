@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .example import Example
+from .example import Example, OperandValue
 from .source import Source
 from .summary import TensorSummary
 
@@ -65,3 +65,6 @@ class OptimizerFacts:
     settings: Mapping[str, Any] = field(default_factory=dict)  # lr, eps, betas, weight_decay, ...
     parameter: str | None = None  # the first parameter that became bad in the step
     parameter_dtype: str | None = None
+    state: tuple[OperandValue, ...] = ()  # gradient and state at the failing element after the step
+    spoiled_state: str | None = None  # the state that was not finite before the step
+    spoiled_in: int | None = None  # and the step that made it so, where that was seen

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from ..model import Snapshot
 from ..torch_private import foreach_norm
 from . import kernel
 from .frames import RawStack
 from .statistics import accumulation, is_finite, readable
 from .tape import GlueOp, Token, version_of
+from .undo import Memory
 
 Named = tuple[str, torch.Tensor]
 
@@ -23,7 +25,7 @@ Named = tuple[str, torch.Tensor]
 class Alarm:
     """A non-finite value is about to have consequences. Live: holds tensors, for the tracer alone."""
 
-    kind: str  # "loss" | "gradient" | "parameter" | "result" | "write"
+    kind: str  # "loss" | "gradient" | "parameter" | "result" | "write" | "state" (not raised: looked at, in case)
     where: str  # a sentence for the report
     step: int
     tokens: list[Token] = field(default_factory=list)  # the symptom on the tape
@@ -32,6 +34,13 @@ class Alarm:
     optimizer: torch.optim.Optimizer | None = None
     write: GlueOp | None = None  # for "write": the op that was about to write a parameter
     value: float | None = None
+    written: tuple[Any, Any, Any] | None = None  # for "parameter": the hand-written op (func, args, kwargs) that did it
+    memory: Memory | None = None  # for "parameter": the optimizer's weights and state before its step
+    earlier: Snapshot | None = None  # the step that spoiled the optimizer's state before the weights went bad
+    obstacle: str = ""  # why the update cannot be refused or undone, in half a sentence
+    advisory: bool = False  # a warning, whatever is done about anomalies: nothing bad has happened to the weights
+    unless_backward: bool = False  # no anomaly where the value turns out to be born in the (scaled) backward
+    left_over: str = ""  # what stays changed where it is, in half a sentence
     explanation: Any = None  # what the live autograd graph said of the loss before its backward freed it
     within: str | None = None  # strict: the module whose output held NaN; the tokens are the entry calls' results
     meant: bool = False  # found by the tracer: the value was declared with `expect_nonfinite`

@@ -21,9 +21,11 @@ class BufferKeeper:
     Running statistics are known to change; any other buffer is noticed by its version after its first change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_bytes: int = 0) -> None:
+        self._first_bytes = first_bytes  # buffers up to this size are kept before their first call, too
+        self._known: set[int] = set()
         self._changing: set[int] = set()
-        self._versions: list[tuple[torch.Tensor, int]] = []
+        self._versions: list[tuple[str, torch.Tensor, int, bool]] = []
 
     def before(
         self, owners: list[tuple[str, torch.nn.Module]], tensors: Slots
@@ -35,20 +37,29 @@ class BufferKeeper:
         for path, name, buffer, statistics in chain(_buffers_of(owners), _tensors_of(tensors)):
             if is_lazy(buffer):
                 continue  # it gets its values in this call
-            if statistics or id(buffer) in self._changing:
-                held += buffer.numel() * buffer.element_size()
-                if held <= _LIMIT:
-                    kept[f"{path}.{name}" if path else name] = (buffer, buffer.detach().clone())
-            else:
-                self._versions.append((buffer, version_of(buffer)))
+            size = buffer.numel() * buffer.element_size()
+            full = f"{path}.{name}" if path else name
+            changing = statistics or id(buffer) in self._changing
+            keeps = changing or (size <= self._first_bytes and id(buffer) not in self._known)
+            if keeps and held + size <= _LIMIT:
+                held += size
+                kept[full] = (buffer, buffer.detach().clone())
+            if not changing:
+                self._versions.append((full, buffer, version_of(buffer), full in kept))
         return kept
 
-    def after(self) -> None:
-        """Notice the buffers that the call has changed."""
-        for buffer, version in self._versions:
+    def after(self) -> list[str]:
+        """Notice the buffers that the call has changed; gives those of which it has no copy."""
+        unkept: list[str] = []
+        for name, buffer, version, kept in self._versions:
             if version_of(buffer) != version:
                 self._changing.add(id(buffer))
+                if not kept:
+                    unkept.append(name)
+            elif self._first_bytes:
+                self._known.add(id(buffer))
         self._versions.clear()
+        return unkept
 
 
 def _buffers_of(owners: list[tuple[str, torch.nn.Module]]) -> Iterator[tuple[str, str, torch.Tensor, bool]]:

@@ -27,6 +27,8 @@ from .state import modes_now, random_with
 from .statistics import is_finite, readable
 from .tape import EntryCall
 
+_FIRST_BYTES = 1 << 20  # where steps may be undone: of a buffer, before it is known whether calls change it
+
 
 class CallRecorder:
     """Follows the nesting of module calls. The outermost call of a watched module is an entry call."""
@@ -36,7 +38,7 @@ class CallRecorder:
         self._thread = get_ident()
         self._statistics = statistics
         self._recording = statistics
-        self._buffers = BufferKeeper()
+        self._buffers = BufferKeeper(_FIRST_BYTES if session.refusal is not None else 0)
         self._numpy = NumpyStream()
         self.weights = ExchangedWeights(session)
         self._entry: EntryCall | None = None
@@ -79,8 +81,7 @@ class CallRecorder:
             session.fault(error)
             return
         if alarm is not None:
-            session.raise_alarm(alarm)
-            self.weights.redo()
+            self._exchange_is_bad(alarm)
         try:
             self._entry_begins(module, path, args)
         except Exception as error:
@@ -149,6 +150,16 @@ class CallRecorder:
             session.begin_step_if_dropped()
         return None
 
+    def _exchange_is_bad(self, alarm: Alarm) -> None:
+        """The old weights are in place: they stay where the update is refused, and the new ones come back else."""
+        session = self._session
+        if not session.raise_alarm(alarm):
+            self.weights.redo()
+            return
+        self.weights.forget()
+        session.refusal.refuse(None)
+        session.end_step(len(session.tape.events))
+
     def _entry_begins(self, module: torch.nn.Module, path: str, args: tuple[Any, ...]) -> None:
         session = self._session
         if inside_functorch() or inside_jit_trace():
@@ -197,7 +208,7 @@ class CallRecorder:
         entry.nodes = (entry.nodes[0], sequence_number())
         entry.kwargs = tape.tokens_for((_kwargs_of_failed(entry.module) if failed else kwargs) or {})
         entry.outputs = [tape.made(tensor) for tensor in tensors_in(output)]
-        self._buffers.after()
+        entry.unkept = self._buffers.after()
         self._numpy.after()
         tape.add(entry)
         return None if failed or entry.modes.grad else self._bad_result(entry, output)

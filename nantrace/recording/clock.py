@@ -47,10 +47,19 @@ class StepClock:
         """Whether any optimizer has stepped in the running step."""
         return bool(self._stepped)
 
+    @property
+    def stepped_now(self) -> frozenset[int]:
+        """The identities of the optimizers that have stepped in the running step."""
+        return frozenset(self._stepped)
+
+    def awaits_others(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether other optimizers in use have yet to step before the running step ends."""
+        self._know_those_in_use(optimizer)
+        return bool(self._in_use - self._stepped - {id(optimizer)})
+
     def note_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """An optimizer has stepped (or a scaler skipped it); returns whether that was the last one in use."""
-        if not self._in_use:
-            self._in_use = {id(found) for found in self._search()} | {id(optimizer)}
+        self._know_those_in_use(optimizer)
         self._in_use.add(id(optimizer))
         self._stepped.add(id(optimizer))
         _found.add(optimizer)
@@ -67,6 +76,10 @@ class StepClock:
         else:
             self.calls += 1
         return ended
+
+    def _know_those_in_use(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._in_use:
+            self._in_use = {id(found) for found in self._search()} | {id(optimizer)}
 
     def _search(self) -> list[torch.optim.Optimizer]:
         """The optimizers in the process that hold a watched parameter: 60 ms, once."""

@@ -93,6 +93,8 @@ class EngineRecorder:
                 session.pending = None  # no watched parameter has a part in that loss
             elif pending.earlier is not None and pending.earlier.gradients.keys() >= pending.gradients.keys():
                 session.pending = pending.earlier  # accumulation: the first bad loss of a step tells where it began
+        if session.refusal is not None:
+            session.refusal.backward_ran()
         session.update_point = len(session.tape.events)
         session.ring.mark()
 

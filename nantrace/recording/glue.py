@@ -20,8 +20,8 @@ class GlueHandler(Protocol):
     def before_random(self, args: tuple[Any, ...]) -> Any:
         """An op is about to draw random numbers; what is returned comes back in `after`."""
 
-    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An op is about to write into its arguments; an exception stops it."""
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """An op is about to write into its arguments; an exception stops it, and so does True, without one."""
 
     def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, random: Any) -> None:
         """An op has run."""
@@ -48,8 +48,8 @@ class GlueMode(TorchDispatchMode):
             return func(*args, **kwargs)
         writes, draws = nature(func)
         handler = self._handler
-        if writes:
-            handler.before_write(func, args, kwargs)
+        if writes and handler.before_write(func, args, kwargs):
+            return _as_if_done(func, args, kwargs)
         random = handler.before_random(args) if draws else None
         try:
             result = func(*args, **kwargs)
@@ -58,6 +58,17 @@ class GlueMode(TorchDispatchMode):
             raise
         handler.after(func, args, kwargs, result, random)
         return result
+
+
+def _as_if_done(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an op that writes would have returned: the tensors that it was to write, or nothing."""
+    results = []
+    for result in func._schema.returns:
+        sets = result.alias_info.before_set if result.alias_info is not None else set()
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.before_set & sets:
+                results.append(args[position] if position < len(args) else kwargs.get(argument.name))
+    return results[0] if len(results) == 1 else tuple(results) or None
 
 
 @lru_cache(maxsize=4096)

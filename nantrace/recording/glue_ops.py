@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from ..torch_private import inside_functorch, sequence_number, view_base
-from .alarm import Alarm, Named
+from .alarm import Alarm, Named, first_bad
 from .expecting import expecting
 from .flatten import replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
+from .refusal import StepRefused
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
@@ -22,6 +23,7 @@ from .tape import (
     EXTERNAL,
     GRADIENT,
     MAX_DATA_BYTES,
+    PARAMETER,
     DataOp,
     FunctionCall,
     GlueOp,
@@ -42,6 +44,7 @@ class GlueRecorder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.failed: FailedGlue | None = None  # the last glue op that raised
+        self._clean: list[Named] = []  # the parameters that the running op writes, finite like its operands
         self._applying: tuple[FrameType, FunctionCall] | None = None  # the running `Function.apply`, and its event
         self._storages: dict[int, int] = {}  # storage of each watched parameter, read when a step first writes one
 
@@ -49,10 +52,14 @@ class GlueRecorder:
         """The random state that an op is about to draw from."""
         return torch_random_now()
 
-    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy what the tape still needs, and look at an update of the parameters before it happens."""
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Copy what the tape still needs, and look at an update of the parameters before it happens.
+
+        Returns whether the op is refused.
+        """
         session = self._session
         writes: list[Named] = []
+        self._clean = []
         try:
             targets = written_by(func, args, kwargs)
             for tensor in targets:
@@ -64,15 +71,36 @@ class GlueRecorder:
                     self._view_of_data(tensor, base, args, kwargs)
             if session.gradients.present:
                 writes = self._parameters_written(targets)
+            if session.refusal is not None and (session.in_closure or not session.clock.has_optimizers):
+                self._keep_for_undo(targets)
         except Exception as error:
             session.fault(error)
-        if writes:
-            self._update(args, kwargs, writes)
+        return bool(writes) and self._update(args, kwargs, writes)
+
+    def _keep_for_undo(self, targets: list[torch.Tensor]) -> None:
+        """Keep what an update writes: weights and the state of a hand-written optimizer, not what the step has made."""
+        session = self._session
+        if not session.gradients.present and not session.in_closure:
+            return
+        lasting = []
+        for target in targets:
+            token = session.tape.known(target)
+            made_now = token is not None and token.kind not in (EXTERNAL, PARAMETER)
+            if not made_now or target.untyped_storage().data_ptr() in self._storages:
+                if session.gradients.owner(target) is None:
+                    lasting.append(target)
+        above = session.quiet()
+        try:
+            session.refusal.journal.before_write(lasting)
+        finally:
+            session.loud(above)
 
     def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, random: Any) -> None:
         """Put the op on the tape; one on data alone is only noted."""
         session = self._session
         tape = session.tape
+        if self._clean:
+            self._look_at_written(func, args, kwargs)
         if tape.overflowed:
             return
         try:
@@ -189,9 +217,12 @@ class GlueRecorder:
         found = [parameters[self._storages[storage]] for storage in written if storage in self._storages]
         return [(name, parameter) for parameter, name in found]
 
-    def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> None:
+    def _update(self, args: Any, kwargs: Any, writes: list[Named]) -> bool:
         """A glue op is about to write parameters after a backward: refuse it while they are clean."""
         session = self._session
+        if session.refusal is not None and session.refusal.refused:
+            return self._refused()
+        refuse = False
         above = session.quiet()
         try:
             alarm = self._bad_update(args, kwargs, writes)
@@ -199,13 +230,24 @@ class GlueRecorder:
             session.fault(error)
             alarm = None
         try:
-            if alarm is not None:
-                session.raise_alarm(alarm)
+            if alarm is not None and session.raise_alarm(alarm):
+                session.refusal.refuse(None)
+                refuse = True
         finally:
             session.loud(above)
+        if refuse:
+            return self._refused()
         if not session.hand_written:
             session.hand_written = not session.in_closure
             session.tape.add(Update(frozenset(id(p) for _, p in writes), "a hand-written update"))
+        return False
+
+    def _refused(self) -> bool:
+        """The op is not run. A step with a closure ends here; hand-written code goes on, and writes no weights."""
+        if self._session.in_closure:
+            raise StepRefused
+        self._session.hand_written = True
+        return True
 
     def _bad_update(self, args: Any, kwargs: Any, writes: list[Named]) -> Alarm | None:
         session = self._session
@@ -221,8 +263,30 @@ class GlueRecorder:
             return None
         bad = [tensor for tensor in tensors_in((args, kwargs)) if not is_finite(tensor)]
         if not bad:
+            self._clean = writes
             return None
         return Alarm("write", where, session.clock.step, [self._token(t) for t in bad], writes, stack)
+
+    def _look_at_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Finite operands, and a parameter that is not finite after the op: the op itself made the value."""
+        session = self._session
+        written, self._clean = self._clean, []
+        above = session.quiet()
+        try:
+            bad = first_bad(written)
+        except Exception as error:
+            session.fault(error)
+            bad = []
+        try:
+            if bad:
+                where = f"the parameter {bad[0][0]} is no longer finite after a hand-written update"
+                alarm = Alarm("parameter", where, session.clock.step, named=bad, stack=raw_stack_here(4))
+                alarm.written = (func, args, kwargs)
+                if session.raise_alarm(alarm):
+                    session.refusal.refuse(None)
+                    self._refused()
+        finally:
+            session.loud(above)
 
     def _token(self, tensor: torch.Tensor) -> Token:
         self._is_downstream(tensor)

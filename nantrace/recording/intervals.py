@@ -104,11 +104,16 @@ class ModuleIntervals:
     def scaler_scales(self, loss: Any, scaled: Any) -> None:
         """Nothing."""
 
-    def scaler_begins(self, optimizer: Any) -> None:
+    def scaler_begins(self, scaler: Any, optimizer: Any) -> bool:
+        """Nothing."""
+        return False
+
+    def scaler_ends(self, scaler: Any, optimizer: Any) -> None:
         """Nothing."""
 
-    def scaler_ends(self, optimizer: Any) -> None:
+    def scaler_updates(self, scaler: Any) -> bool:
         """Nothing."""
+        return False
 
     def stop(self) -> None:
         """Stop listening for good."""

@@ -143,15 +143,20 @@ class ObservedRecorder:
         with self._paused():
             self._recorder.scaler_scales(loss, scaled)
 
-    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
+    def scaler_begins(self, scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
         """A GradScaler decides whether to step."""
         with self._paused():
-            self._recorder.scaler_begins(optimizer)
+            return bool(self._recorder.scaler_begins(scaler, optimizer))
 
-    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
+    def scaler_ends(self, scaler: Any, optimizer: torch.optim.Optimizer) -> None:
         """A GradScaler has stepped or skipped."""
         with self._paused():
-            self._recorder.scaler_ends(optimizer)
+            self._recorder.scaler_ends(scaler, optimizer)
+
+    def scaler_updates(self, scaler: Any) -> bool:
+        """A GradScaler is about to move its scale."""
+        with self._paused():
+            return bool(self._recorder.scaler_updates(scaler))
 
     def _forget_interrupted_optimizer(self) -> None:
         if self._in_optimizer:
@@ -200,11 +205,11 @@ class ObservedGlue:
         """Passed on."""
         return self._handler.before_random(args)
 
-    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Passed on."""
         self._observer.pause()
         try:
-            self._handler.before_write(func, args, kwargs)
+            return self._handler.before_write(func, args, kwargs)
         finally:
             self._observer.resume()
 

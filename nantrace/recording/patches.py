@@ -48,11 +48,14 @@ class Listener(Protocol):
     def scaler_scales(self, loss: Any, scaled: Any) -> None:
         """A GradScaler has scaled a loss."""
 
-    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
-        """A GradScaler decides whether to step."""
+    def scaler_begins(self, scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
+        """A GradScaler decides whether to step; returns whether that is refused."""
 
-    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
-        """A GradScaler has stepped or skipped."""
+    def scaler_ends(self, scaler: Any, optimizer: torch.optim.Optimizer) -> None:
+        """A GradScaler has stepped or skipped, or was refused."""
+
+    def scaler_updates(self, scaler: Any) -> bool:
+        """A GradScaler is about to move its scale; returns whether that is refused."""
 
 
 _listeners: list[Listener] = []
@@ -109,6 +112,7 @@ def _install() -> None:
     _undo.append(patch_engine(_around_engine))
     _undo.append(patch_method(torch.amp.GradScaler, "scale", _around_scale))
     _undo.append(patch_method(torch.amp.GradScaler, "step", _around_scaler_step))
+    _undo.append(patch_method(torch.amp.GradScaler, "update", _around_scaler_update))
     _undo.append(_ignore_warning_of_compile())
 
 
@@ -135,12 +139,16 @@ def _here() -> list[Listener]:
 
 
 def _before_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():  # `torch.compile(optimizer.step)`: traced without us, and so not observed
+        return
     closure = any(callable(argument) for argument in (*args[1:], kwargs.get("closure")))
     for listener in _here():
         listener.optimizer_begins(optimizer, closure)
 
 
 def _after_optimizer(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
     for listener in _here():
         listener.optimizer_ends(optimizer)
 
@@ -175,13 +183,24 @@ def _around_scale(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _around_scaler_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def step(self: Any, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        told = _here()
-        for listener in told:
-            listener.scaler_begins(optimizer)
+        told = []
         try:
-            return original(self, optimizer, *args, **kwargs)
+            refused = False
+            for listener in _here():
+                refused |= listener.scaler_begins(self, optimizer)
+                told.append(listener)
+            return None if refused else original(self, optimizer, *args, **kwargs)
         finally:
             for listener in told:
-                listener.scaler_ends(optimizer)
+                listener.scaler_ends(self, optimizer)
 
     return step
+
+
+def _around_scaler_update(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update(self: Any, new_scale: Any = None) -> None:
+        refused = [listener.scaler_updates(self) for listener in _here()]
+        if new_scale is not None or not any(refused):
+            original(self, new_scale)
+
+    return update

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..torch_private import EngineArguments
-from . import patches
+from . import patches, schedules
 from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
@@ -24,7 +24,9 @@ from .gradients import Gradients
 from .intervals import ModuleIntervals
 from .names import ModuleNames
 from .observer import ObservedGlue, ObservedRecorder, ObservedRing, OpObserver
+from .refusal import Refusal
 from .ring import Ring
+from .scalers import ScalerRecorder
 from .session import Session
 from .tape import EntryCall, Tape
 from .updates import UpdateRecorder
@@ -36,6 +38,8 @@ MAX_TAPE_BYTES = 1 << 30
 class Recorder:
     """Records one watch. `on_alarm` is called with each alarm, before the value can have consequences; it may raise.
 
+    With `skips`, an alarm for which it returns True is refused: its step ends as if the batch had not been there.
+
     Everything else is guarded: a fault of our own is logged once and recording degrades, the run goes on.
     """
 
@@ -46,7 +50,8 @@ class Recorder:
         capacity: int,
         statistics: bool,
         strict: bool,
-        on_alarm: Callable[[Alarm], None],
+        on_alarm: Callable[[Alarm], bool],
+        skips: bool,
         explain_loss: Callable[[torch.Tensor], Any],
         intervals: ModuleIntervals | None = None,
         observer: OpObserver | None = None,
@@ -54,11 +59,15 @@ class Recorder:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
         self.thread = threading.get_ident()
+        clock, gradients = StepClock(names), Gradients(names)
         ring = Ring(capacity) if observer is None else ObservedRing(capacity, observer)
-        self.session = Session(names, ring, tape, StepClock(names), on_alarm, strict, Gradients(names))
+        self.session = Session(names, ring, tape, clock, on_alarm, strict, gradients, self.thread)
         self.session.explain_loss = explain_loss
         self.intervals = intervals
-        self._updates = UpdateRecorder(self.session)
+        if skips:
+            self.session.refusal = Refusal(self.session)
+        self._updates = UpdateRecorder(self.session, keeps_foreign=statistics)
+        self._scalers = ScalerRecorder(self.session, self._updates)
         self._calls = CallRecorder(self.session, self._updates.repair, statistics=statistics)
         self._engine = EngineRecorder(self.session, self._calls.weights)
         self._glue = GlueRecorder(self.session)
@@ -128,6 +137,8 @@ class Recorder:
             self.intervals.listen_to(self.session)
         self.session.listening = True
         self._compiled.start()
+        if self.session.refusal is not None:
+            schedules.listen(self.session.refusal)
         try:
             if self.observer is not None:
                 self._listener.start()
@@ -154,6 +165,9 @@ class Recorder:
         patches.stop_listening(self._listener)
         if self.intervals is not None:
             self.intervals.stop()
+        if self.session.refusal is not None:
+            self.session.refusal.stop()
+            schedules.stop_listening(self.session.refusal)
 
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""
@@ -162,7 +176,7 @@ class Recorder:
             parameters: list[Named] = [(name, parameter) for parameter, name in self.names.parameters.values()]
             above = session.quiet()
             try:
-                self._updates.check(parameters, "the watched block ended before an optimizer used the gradients", None)
+                self._updates.check_at_end(parameters)
             finally:
                 session.loud(above)
         elif session.pending is not None:
@@ -195,12 +209,16 @@ class Recorder:
 
     def scaler_scales(self, loss: Any, scaled: Any) -> None:
         """A GradScaler has scaled a loss."""
-        self._updates.scaler_scales(loss, scaled)
+        self._scalers.scales(loss, scaled)
 
-    def scaler_begins(self, optimizer: torch.optim.Optimizer) -> None:
-        """A GradScaler decides whether to step."""
-        self._updates.scaler_begins(optimizer)
+    def scaler_begins(self, scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
+        """A GradScaler decides whether to step; returns whether that is refused."""
+        return self._scalers.begins(scaler, optimizer)
 
-    def scaler_ends(self, optimizer: torch.optim.Optimizer) -> None:
+    def scaler_ends(self, scaler: Any, optimizer: torch.optim.Optimizer) -> None:
         """A GradScaler has stepped or skipped."""
-        self._updates.scaler_ends(optimizer)
+        self._scalers.ends(scaler, optimizer)
+
+    def scaler_updates(self, scaler: Any) -> bool:
+        """A GradScaler is about to move its scale; returns whether that is refused."""
+        return self._scalers.updates(scaler)

@@ -110,6 +110,16 @@ class Ring:
         row = sum(1 for label in self._labels[:number] if label[5] == device)
         return self._boards[device].row(row)
 
+    def running_bounds(self, kind: str) -> list[tuple[str, float, float]]:
+        """Module, minimum and maximum of each event of one kind in the running step, in time order. Waits for it."""
+        numbers = {device: iter(board.rows().tolist()) for device, board in self._boards.items() if board.used}
+        return [
+            (label[1], low, high)
+            for label in self._labels
+            for low, high, *_ in (next(numbers[label[5]]),)
+            if label[0] == kind
+        ]
+
     def mark(self) -> None:
         """Remember that the step may have ended here: `close` then leaves what came later to the next step."""
         rows = {device: board.used for device, board in self._boards.items()}

@@ -17,6 +17,7 @@ from .gradients import Gradients
 from .names import ModuleNames
 from .ring import Ring
 from .tape import EntryCall, Tape
+from .undo import Memories
 
 log = logging.getLogger("nantrace")
 
@@ -29,9 +30,12 @@ class Session:
     ring: Ring
     tape: Tape
     clock: StepClock
-    raise_alarm: Callable[[Alarm], None]
+    on_alarm: Callable[[Alarm], bool]  # raises, or says whether the update is to be refused
     strict: bool
     gradients: Gradients
+    thread: int
+    memories: Memories = field(default_factory=Memories)
+    refusal: Any = None  # with on_anomaly="skip": what refuses and undoes a step's updates
     explain_loss: Callable[[torch.Tensor], Any] = lambda root: None  # asked while the graph of a bad loss is alive
     mode: Any = None  # the glue mode, set once its handlers exist
     listening: bool = False
@@ -54,6 +58,12 @@ class Session:
         """Put the glue mode back."""
         put_back(self.mode, above)
 
+    def raise_alarm(self, alarm: Alarm) -> bool:
+        """Raise it, or go on; returns whether the update is to be refused."""
+        if self.refusal is not None:
+            self.refusal.judge(alarm)
+        return self.on_alarm(alarm)
+
     def fault(self, error: Exception) -> None:
         """A fault of nantrace's own: logged once, and the run goes on without that part of the recording."""
         self.faults += 1
@@ -73,6 +83,9 @@ class Session:
 
     def end_step(self, position: int, *, keep_gradients: bool = False) -> None:
         """End the running step: what is on the tape after `position` belongs to the next one."""
+        if self.refusal is not None:
+            self.refusal.end_step()
+        self.memories.end_step()
         taken = self.ring.close(self.clock.advance())
         self.contained += self.ring.count_bad_events()
         if position >= len(self.tape.events):

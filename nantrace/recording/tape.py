@@ -108,6 +108,7 @@ class EntryCall:
     swapped: list[tuple[torch.nn.Module, str, Token]] = field(default_factory=list)  # tensors in a parameter's place
     outputs: list[Token] = field(default_factory=list)
     events: dict[int, int] = field(default_factory=dict)  # output number -> event number in the ring's running step
+    unkept: list[str] = field(default_factory=list)  # buffers that it changed and of which there is no copy
     failed: bool = False  # an exception left the call
     attributes: list[Any] = field(default_factory=list)  # what its modules carried: see attributes.py
     carried: list[Token] = field(default_factory=list)  # the tensors of this step among them

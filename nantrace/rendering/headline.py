@@ -27,7 +27,7 @@ def headline(snapshot: Snapshot, diagnosis: Diagnosis) -> Headline:
     elif snapshot.source_value is not None:
         value, text = headline_number(snapshot.source_value.value), _from_outside(snapshot)
     elif snapshot.phase == "optimizer" and snapshot.optimizer is not None:
-        value, text = headline_number(value_of(snapshot)), _update(snapshot)
+        value, text = headline_number(value_of(snapshot)), _update(snapshot, diagnosis)
     elif snapshot.origin is not None:
         value, text = headline_number(value_of(snapshot)), _birth(snapshot, snapshot.origin, diagnosis)
     else:
@@ -113,11 +113,13 @@ def _from_outside(snapshot: Snapshot) -> str:
     return f"already in the {source.kind} {spelled}"
 
 
-def _update(snapshot: Snapshot) -> str:
+def _update(snapshot: Snapshot, diagnosis: Diagnosis) -> str:
     optimizer = snapshot.optimizer
     assert optimizer is not None
     parameter = f"parameter {name(optimizer.parameter)}" if optimizer.parameter else "a parameter"
-    return f"{name(optimizer.type)} made {parameter} non-finite"
+    inner = snapshot.origin if snapshot.origin is not None and snapshot.origin.id is not None else None
+    how = f": {born_of(inner, diagnosis.cause)}" if inner is not None else ""
+    return f"{name(optimizer.type)} made {parameter} non-finite{how}"
 
 
 def _exception(snapshot: Snapshot) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import isfinite
 
-from ..model import Cause, Diagnosis, Expected, Op, Origin, Remedy, Snapshot
+from ..model import Cause, Diagnosis, Expected, Op, OptimizerFacts, Origin, Remedy, Snapshot
 from . import numbers
 from .codeblock import code_block, operand_lines
 from .harmless import harmless, prose
@@ -59,6 +59,7 @@ def _where(snapshot: Snapshot) -> Iterable[Row]:
         used = {key: value for key, value in snapshot.optimizer.settings.items() if value}
         settings = ", ".join(f"{name(key)} {prose(value)}" for key, value in used.items())
         yield Sentence(f"{name(snapshot.optimizer.type)}{' with ' if settings else ''}{settings}.")
+        yield from _optimizer_state(snapshot.optimizer)
     if origin.derivative:
         yield Sentence(_derivative(origin))
     source = snapshot.source_value
@@ -67,6 +68,15 @@ def _where(snapshot: Snapshot) -> Iterable[Row]:
     if source is not None and source.entry is not None and source.kind in ("input", "label"):
         entry = module(source.entry, snapshot.modules.get(source.entry))
         yield Sentence(f"It came in with the call of {entry}{_sample(source.index, source.summary.shape)}.")
+
+
+def _optimizer_state(optimizer: OptimizerFacts) -> Iterable[Row]:
+    values = [f"{name(one.name)} {numbers.number(one.value)}" for one in optimizer.state if one.value is not None]
+    if values:
+        yield Sentence(f"At the failing element, after the step: {', '.join(values)}.")
+    if optimizer.spoiled_in is not None:
+        spoiled = name(optimizer.spoiled_state or "")
+        yield Sentence(f"It spoiled the optimizer's state {spoiled} in step {optimizer.spoiled_in} already.")
 
 
 def _derivative(origin: Origin) -> str:

@@ -361,11 +361,16 @@ class Microscope(TorchDispatchMode):
     def scaler_scales(self, loss: Any, scaled: Any) -> None:
         """Nothing."""
 
-    def scaler_begins(self, optimizer: Any) -> None:
+    def scaler_begins(self, scaler: Any, optimizer: Any) -> bool:
+        """Nothing."""
+        return False
+
+    def scaler_ends(self, scaler: Any, optimizer: Any) -> None:
         """Nothing."""
 
-    def scaler_ends(self, optimizer: Any) -> None:
+    def scaler_updates(self, scaler: Any) -> bool:
         """Nothing."""
+        return False
 
     def stop(self) -> None:
         """Nothing: a process forked during a replay has no replay thread."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from ..model import Edge, Expected, Op, Status, TensorSummary
-from ..recording.tape import EngineCall, FunctionCall, GlueOp
+from ..recording.tape import EngineCall, FunctionCall, GlueOp, Update
 from .microscope import Seen
 from .naming import Namer
 from .place import Place
@@ -92,6 +92,8 @@ def where_ran(run: Run, namer: Namer, seen: Seen) -> str:
     event = run.events[seen.event]
     if seen.backward or isinstance(event, EngineCall):
         return "backward"
+    if isinstance(event, Update):
+        return "optimizer"
     if isinstance(event, (GlueOp, FunctionCall)):
         after = run.first_accumulation is not None and seen.event > run.first_accumulation
         return "optimizer" if after else "loss"

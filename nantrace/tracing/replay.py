@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,10 +42,15 @@ def _replay(tape: Tape, names: ModuleNames, events: list[TapeEvent], wanted: int
     microscope = Microscope(ENGINE_CODES, FUNCTION_CODE, lambda module: names.path(module, look_again=False), wanted)
     run = Run(microscope, events, {}, {}, doubts_about(tape, events))
     run.parameters = [parameter for parameter, _ in names.parameters.values()]
-    return _in_thread(run, names)
+    patches.listen(microscope)
+    try:
+        return in_thread(run, names, play)
+    finally:
+        patches.stop_listening(microscope)
 
 
-def _in_thread(run: Run, names: ModuleNames) -> Run:
+def in_thread(run: Run, names: ModuleNames, play: Callable[[Run], None]) -> Run:
+    """Play it in a thread of its own, under the run's microscope; what leaves it as an exception stands in the run."""
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def work() -> None:
@@ -62,13 +67,9 @@ def _in_thread(run: Run, names: ModuleNames) -> Run:
             run.error = error
         run.seconds = time.perf_counter() - started
 
-    patches.listen(run.microscope)
-    try:
-        thread = threading.Thread(target=work, name="nantrace replay", daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        patches.stop_listening(run.microscope)
+    thread = threading.Thread(target=work, name="nantrace replay", daemon=True)
+    thread.start()
+    thread.join()
     return run
 
 

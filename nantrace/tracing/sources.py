@@ -67,6 +67,10 @@ class Owners:
         """The owner of a storage; a constant where nobody owns it."""
         return self._by_storage.get(storage, _CONSTANT)
 
+    def own(self, tensor: torch.Tensor, kind: str, name: str) -> None:
+        """Name a tensor that belongs to no module: an optimizer's state, a gradient."""
+        self._note(tensor, Owner(kind, name), keep_first=True)
+
     def declares(self, source: Source) -> bool:
         """Whether the program means a bad value from outside: a mask of -inf, or a literal in a module's code."""
         owner = self.of(source.place.storage)

@@ -22,7 +22,7 @@ from .live import Explanation
 from .microscope import Seen
 from .naming import Namer
 from .op_level import LiveMicroscope
-from .optimizers import optimizer_facts, origin_in_optimizer
+from .optimizers import from_optimizer, optimizer_facts
 from .plain import chosen_ops, expected_of, plain_edges, plain_ops, where_ran
 from .replay import look_again, replay
 from .run import Run
@@ -73,10 +73,8 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         optimizer=optimizer_facts(alarm),
         environment=environment(),
     )
-    if alarm.kind == "parameter":
-        origin = origin_in_optimizer(alarm, recorder.names)
-        reasons = ("the optimizer's step is not replayed: the weights from before it are gone",)
-        return replace(snapshot, phase="optimizer", origin=origin, replay=ReplayFacts(None, reasons))
+    if alarm.kind in ("parameter", "state") or alarm.memory is not None:
+        return from_optimizer(snapshot, alarm, recorder, replaying=replaying)
     live = recorder.observer
     if isinstance(live, LiveMicroscope) and live.blind:
         facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))

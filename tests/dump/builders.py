@@ -85,7 +85,9 @@ def full() -> Snapshot:
         replay=ReplayFacts(False, ("other random numbers",), 12, 0.25, ("a tensor changed in place",), ("state",)),
         source_value=BadSource("input", "x", summary, (0, 1), NAN, "", 0),
         index=IndexFacts("embedding", "indices", -1, (0, 3), 0, 10, 2, (10, 4)),
-        optimizer=OptimizerFacts("Adam", {"lr": 1e-3, "betas": (0.9, 0.999), "foreach": None}, "fc.weight", "float16"),
+        optimizer=OptimizerFacts(
+            "Adam", {"lr": 1e-3, "betas": (0.9, 0.999), "foreach": None}, "fc.weight", "float16", operands, "exp_avg", 0
+        ),
         exception=ExceptionFacts("IndexError", "index out of range in self"),
         expected=(Expected("a mask of -inf", "declared", 2),),
         also=(origin,),

@@ -13,6 +13,7 @@ import pytest
 import nantrace
 from nantrace.dump import read_snapshot, save
 from nantrace.dump.codec import ENUMS, RECORDS
+from nantrace.dump.schema import SCHEMA_VERSION
 from nantrace.model import History, Origin, Snapshot
 
 from .builders import INF, NAN, event, full, members_of, small
@@ -134,7 +135,7 @@ def test_the_json_is_strict_and_the_manifest_says_what_it_is(tmp_path: Path) -> 
         json.loads(members[name], parse_constant=refuse)
     manifest = json.loads(members["manifest.json"])
     assert manifest["format"] == "nantrace-dump"
-    assert manifest["schema_version"] == [1, 0]
+    assert manifest["schema_version"] == list(SCHEMA_VERSION)
     assert manifest["nantrace"] == nantrace.__version__
     assert (manifest["torch"], manifest["rank"], manifest["step"]) == ("2.13.0", "0", 1)
 

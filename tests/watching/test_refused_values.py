@@ -72,7 +72,7 @@ def user_raises(h: Tensor) -> Tensor:
 
 
 def mixture(h: Tensor) -> Tensor:
-    return -torch.distributions.Categorical(logits=h).log_prob(torch.zeros(4)).mean()
+    return -torch.distributions.Categorical(logits=h, validate_args=True).log_prob(torch.zeros(4)).mean()
 
 
 @pytest.mark.parametrize(
