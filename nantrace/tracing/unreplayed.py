@@ -52,9 +52,8 @@ def from_explanation(snapshot: Snapshot, told: Explanation) -> Snapshot:
     """What the live graph said, in place of what a replay would have said."""
     facts = snapshot.replay
     # what had changed before the replay does not touch what the graph had saved
-    facts = replace(
-        facts, reasons=(*facts.reasons, *told.reasons), doubts=tuple(told.doubts), changed=(*facts.changed, *facts.doubts)
-    )
+    changed = (*facts.changed, *facts.doubts)
+    facts = replace(facts, reasons=(*facts.reasons, *told.reasons), doubts=tuple(told.doubts), changed=changed)
     return replace(
         snapshot,
         phase=told.phase,
