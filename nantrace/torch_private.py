@@ -156,7 +156,8 @@ def forget_kwargs_flag(handle: Any) -> None:
     getattr(torch.nn.modules.module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
 
-HookTable = OrderedDict[int, Callable[[torch.Tensor], torch.Tensor | None]]
+GradientHook = Callable[[torch.Tensor], torch.Tensor | None]
+HookTable = OrderedDict[int, GradientHook]
 
 
 def observe_gradient(tensor: torch.Tensor, hooks: HookTable) -> None:
@@ -196,7 +197,11 @@ def is_zero_tensor(tensor: torch.Tensor) -> bool:
 
 
 def view_base(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The tensor that this one is a view of, or None: `as_subclass` makes views that no dispatch mode is shown."""
+    """The tensor that this one is a view of, or None.
+
+    What is written through one view shows in every other one, and `as_subclass` makes views that no dispatch mode is
+    shown. Gone: such values would come from outside in a replay.
+    """
     return tensor._base
 
 
@@ -206,6 +211,21 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor | None:
         return None
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.detach().as_subclass(torch.Tensor)
+
+
+def compiled_call(module: torch.nn.Module) -> Any:
+    """What runs a module that was compiled in place (`module.compile()`), or None. Gone: such calls are not entries."""
+    return getattr(module, "_compiled_call_impl", None)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Exchange what runs a module that was compiled in place; torch leaves it out of pickles and copies."""
+    module._compiled_call_impl = call
+
+
+def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The module that `torch.compile(module)` has wrapped, or None for any other module."""
+    return module._modules.get("_orig_mod")
 
 
 def own_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:

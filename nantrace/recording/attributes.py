@@ -24,7 +24,7 @@ _MISSING: Any = object()  # the attribute was not there
 _LEFT: Any = object()  # a value that cannot be kept: a replay takes what stands there
 _SIMPLE = frozenset((int, float, bool, str, complex, bytes, type(None), torch.Size, torch.dtype, torch.device))
 _MAX_ITEMS = 512  # of a container
-_MAX_BYTES = 1 << 24  # of a tensor that is held until the step ends
+_MAX_BYTES = 1 << 24  # of one call's tensors that are held until the step ends
 _COPIED = 1 << 10  # elements of a tensor that is copied at once, for the forward may write into it
 _DEPTH = 4
 
@@ -51,20 +51,24 @@ def attributes_before(slots: Slots, tape: Tape, copies: Mapping[int, torch.Tenso
     ]
 
 
-def put_attributes(kept: list[Attribute], stand_in: Callable[[Token], Any]) -> dict[str, Any]:
+def put_attributes(kept: list[Attribute], stand_in: Callable[[Token], Any]) -> tuple[dict[str, Any], list[str]]:
     """Give the modules the attributes they had, containers made anew, tensors as `stand_in` gives them.
 
-    Returns them by full name.
+    Returns them by full name, and the names of those that were too large to be kept, which stay as they are.
     """
     remake = _Remaker(stand_in)
     given: dict[str, Any] = {}
+    left: list[str] = []
     for path, namespace, name, value in kept:
         found = remake(value)
+        full_name = f"{path}.{name}" if path else name
         if found is _MISSING:
             namespace.pop(name, None)
-        elif found is not _LEFT:
-            namespace[name] = given[f"{path}.{name}" if path else name] = found
-    return given
+        elif found is _LEFT:
+            left.append(full_name)
+        else:
+            namespace[name] = given[full_name] = found
+    return given, left
 
 
 def tokens_of(kept: list[Attribute]) -> Iterator[Token]:
@@ -89,6 +93,7 @@ class _Keeper:
         self._tape = tape
         self._copies = copies
         self._kept: dict[int, Any] = {}  # one list that two modules share stays one
+        self._bytes_left = _MAX_BYTES
 
     def __call__(self, value: Any, depth: int = _DEPTH) -> Any:
         if value is _MISSING or type(value) in _SIMPLE or isinstance(value, (torch.nn.Module, FunctionType, type)):
@@ -124,7 +129,8 @@ class _Keeper:
         if len(value) > _MAX_ITEMS or depth == 0:
             return _LEFT
         keys = list(value) if isinstance(value, dict) else None
-        kept = [self(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value)]
+        values = value.values() if isinstance(value, dict) else value
+        kept = [item if type(item) in _SIMPLE else self(item, depth - 1) for item in values]
         return _LEFT if any(item is _LEFT for item in kept) else Container(_maker(value), keys, kept)
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
@@ -134,7 +140,8 @@ class _Keeper:
         token = self._tape.made_here(tensor)
         if token is not None:
             return token
-        if tensor.numel() * tensor.element_size() > _MAX_BYTES:
+        self._bytes_left -= tensor.numel() * tensor.element_size()
+        if self._bytes_left < 0:
             return _LEFT
         kept = tensor.detach()  # without its graph, which belongs to an earlier step
         return kept.clone() if tensor.numel() <= _COPIED else kept

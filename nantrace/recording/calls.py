@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.compiler import is_compiling
 
-from ..torch_private import inside_functorch, inside_jit_trace, observe_gradient, sequence_number
+from ..torch_private import GradientHook, inside_functorch, inside_jit_trace, observe_gradient, sequence_number
 from .alarm import Alarm
 from .attributes import attributes_before, tokens_of
 from .buffers import BufferKeeper
@@ -236,10 +236,12 @@ class OutputPlace:
         self.gradient_hooks = OrderedDict([(0, _gradient_hook(session, Place("gradient", path, number)))])
 
 
-def _gradient_hook(session: Session, place: Place) -> Callable[[torch.Tensor], torch.Tensor | None]:
+def _gradient_hook(session: Session, place: Place) -> GradientHook:
     write = session.ring.write
 
-    def record(gradient: torch.Tensor) -> torch.Tensor | None:
+    def record(gradient: torch.Tensor | None) -> torch.Tensor | None:
+        if gradient is None:  # a sibling output of the same op had one, this one is not used
+            return None
         try:
             values = readable(gradient)
             if values is not None and session.listening and not inside_functorch():

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..torch_private import inside_functorch, sequence_number
+from ..torch_private import inside_functorch, sequence_number, view_base
 from .alarm import Alarm, Named
 from .expecting import expecting
 from .flatten import replace_tensors, tensors_in
@@ -18,7 +18,18 @@ from .glue import is_view, nature
 from .session import Session
 from .state import torch_random_now
 from .statistics import is_finite
-from .tape import EXTERNAL, GRADIENT, MAX_DATA_BYTES, DataOp, FunctionCall, GlueOp, Token, Update, version_of
+from .tape import (
+    EXTERNAL,
+    GRADIENT,
+    MAX_DATA_BYTES,
+    DataOp,
+    FunctionCall,
+    GlueOp,
+    Token,
+    Update,
+    shows_plainly,
+    version_of,
+)
 
 MAX_HELD = 1 << 13  # elements of a tensor of the data code that is kept until the step ends
 
@@ -48,8 +59,9 @@ class GlueRecorder:
                 token = session.tape.known(tensor)
                 if token is not None:
                     session.tape.save_before_write(token)
-                if tensor._base is not None and (token is None or token.kind == EXTERNAL):
-                    self._view_of_data(tensor, tensor._base, args, kwargs)
+                base = view_base(tensor)
+                if base is not None and (token is None or token.kind == EXTERNAL):
+                    self._view_of_data(tensor, base, args, kwargs)
             if session.gradients.present:
                 writes = self._parameters_written(targets)
         except Exception as error:
@@ -73,7 +85,7 @@ class GlueRecorder:
                 return
             writes, draws = nature(func)
             targets = written_by(func, args, kwargs) if writes else []
-            bases = [target._base for target in targets if target._base is not None]
+            bases = [base for target in targets if (base := view_base(target)) is not None]
             if any(session.names.parameter(target) is not None for target in (*targets, *bases)):
                 return  # a hand-written update: never run again
             event = GlueOp(
@@ -105,17 +117,15 @@ class GlueRecorder:
         Until now neither the tensor nor its view was of interest; the tensor carries the graph from here on.
         """
         tape = self._session.tape
+        if not shows_plainly(view, base):
+            return
         if tape.known(base) is None and not any(self._is_downstream(tensor) for tensor in tensors_in((args, kwargs))):
             return
         token = tape.token(base)
         tape.save_before_write(token)
         if token.kind == EXTERNAL and token.saved is None:
             return  # too large to copy: the view alone is on the tape
-        place = (list(view.shape), list(view.stride()), view.storage_offset())
-        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        event = GlueOp(torch.ops.aten.as_strided.default, (token, *place), {}, [], grad, raw_stack_here(4))
-        event.outputs = [tape.made(view)]
-        tape.add(event)
+        tape.view(view, token, raw_stack_here(4))
 
     def _inside_function(self, result: Any) -> bool:
         """Whether this op runs in the forward of a custom autograd Function; its `apply` goes on the tape instead."""

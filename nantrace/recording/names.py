@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..torch_private import own_buffers, own_parameters
+from ..torch_private import own_buffers, own_parameters, wrapped_by_compile
 from .assigned import Slots, plain_tensors_of, slots_of
 
 # names that torch's own wrappers put into a path (torch.compile, FSDP, activation checkpointing)
@@ -62,6 +62,10 @@ class ModuleNames:
         found = self.paths.get(id(module))
         if found is not None and found[0] is module:
             return found[1]
+        wrapped = wrapped_by_compile(module)
+        if wrapped is not None and (path := self.path(wrapped, look_again)) is not None:
+            self.paths[id(module)] = (module, path)  # the compiled model is called, the model itself is watched
+            return path
         if not look_again:
             return None
         stranger = self._strangers.get(id(module))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -108,6 +109,19 @@ def _install() -> None:
     _undo.append(patch_engine(_around_engine))
     _undo.append(patch_method(torch.amp.GradScaler, "scale", _around_scale))
     _undo.append(patch_method(torch.amp.GradScaler, "step", _around_scaler_step))
+    _undo.append(_ignore_warning_of_compile())
+
+
+def _ignore_warning_of_compile() -> Callable[[], None]:
+    """torch.compile warns its user of global hooks; ours do no harm there, and the user has put none."""
+    warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
+    added = warnings.filters[0]
+
+    def undo() -> None:
+        if added in warnings.filters:  # not inside a `catch_warnings` that has begun before us and has ended
+            warnings.filters.remove(added)  # type: ignore[attr-defined]
+
+    return undo
 
 
 def _uninstall() -> None:

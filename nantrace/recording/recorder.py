@@ -16,6 +16,7 @@ from . import patches
 from .alarm import Alarm, Named
 from .calls import CallRecorder
 from .clock import StepClock
+from .compiled import CompiledInPlace
 from .engine import EngineRecorder, Ticket
 from .glue import GlueHandler, GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
@@ -71,6 +72,9 @@ class Recorder:
             self._listener = ObservedRecorder(self, self.session, observer)
             handler = ObservedGlue(self._glue, self.session, observer)
         self.session.mode = GlueMode(handler)
+        # calls that are compiled in place are told to whom the other calls are told
+        told = self._listener
+        self._compiled = CompiledInPlace(modules, told.module_begins, told.module_ends)
 
     # What is asked of it
 
@@ -125,18 +129,21 @@ class Recorder:
         if self.intervals is not None:
             self.intervals.listen_to(self.session)
         self.session.listening = True
+        self._compiled.start()
         try:
             if self.observer is not None:
                 self._listener.start()
             self.session.mode.__enter__()
         except BaseException:
             self._stop_listening()
+            self._compiled.stop()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
         self._stop_listening()
+        self._compiled.stop()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])

@@ -62,6 +62,16 @@ def version_of(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+def shows_plainly(view: torch.Tensor, base: torch.Tensor) -> bool:
+    """Whether a view is a stride over its base's own elements: not its real part, its conjugate or its bytes."""
+    return (
+        view.layout is torch.strided
+        and view.dtype is base.dtype
+        and view.is_conj() == base.is_conj()
+        and view.is_neg() == base.is_neg()
+    )
+
+
 @dataclass(slots=True)
 class ModeState:
     """The thread-wide switches an event ran under."""
@@ -202,11 +212,16 @@ class Tape:
         token = self.known(tensor)
         if token is None or token.kind != MADE:
             token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        elif view_base(tensor) is not None:
+            token.version = version_of(tensor)
         return token
 
     def token(self, tensor: torch.Tensor) -> Token:
         """The token of a tensor that an event reads; one that nothing on the tape made is external."""
-        token = self.known(tensor) or self._inner(tensor) or self._alias(tensor)
+        token = self.known(tensor)
+        if token is None or (token.kind == MADE and token.version != version_of(tensor)):
+            token = self._viewed_again(tensor) or token
+        token = token or self._inner(tensor) or self._alias(tensor)
         if token is None:
             return self._external(tensor)
         if token.call is not None and tensor.grad_fn is not None:
@@ -217,6 +232,22 @@ class Tape:
         """The token of a tensor that the running step has made, or None."""
         token = self.known(tensor) or self._inner(tensor)
         return token if token is not None and token.kind == MADE else None
+
+    def view(self, tensor: torch.Tensor, base: Token, stack: RawStack) -> Token:
+        """Put a view on the tape that no event has made: what the tensor shows of its base now."""
+        place = (list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        token = self._tokens[id(tensor)] = Token(tensor, MADE)
+        self.add(GlueOp(torch.ops.aten.as_strided.default, (base, *place), {}, [token], grad, stack))
+        return token
+
+    def _viewed_again(self, tensor: torch.Tensor) -> Token | None:
+        """A view is read after its memory was written through another one: the writes must come before it."""
+        base = view_base(tensor)
+        token = self.known(base) if base is not None else None
+        if base is None or token is None or token.kind != MADE or not shows_plainly(tensor, base):
+            return None
+        return self.view(tensor, token, ())
 
     def parameter(self, tensor: torch.Tensor, name: str) -> Token:
         """A token for a watched parameter."""

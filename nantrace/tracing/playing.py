@@ -54,8 +54,9 @@ def _play_entry(run: Run, event: EntryCall) -> None:
     with torch.no_grad(), unobserved(run.microscope):
         for buffer, before in event.buffers.values():
             buffer.copy_(before)
-        stand_in = partial(operand, run, copied=True)
-        run.carried += put_attributes(event.attributes, stand_in).items()
+        given, left = put_attributes(event.attributes, partial(operand, run, copied=True))
+    run.carried += given.items()
+    run.doubts += [f"{name} was too large to be kept: the replay began with what it held afterwards" for name in left]
     args = replace_tokens(event.args, lambda token: operand(run, token, copied=True))
     kwargs = replace_tokens(event.kwargs or {}, lambda token: operand(run, token, copied=True))
     if any(isinstance(value, GeneratorType) for value in (*event.args, *(event.kwargs or {}).values())):

@@ -11,7 +11,7 @@ import torch
 from ..model import BadSource, Origin
 from ..recording.flatten import named_leaves, tensors_in
 from ..recording.names import ModuleNames, clean
-from ..recording.tape import DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
+from ..recording.tape import EXTERNAL, DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
 from .microscope import Microscope
 from .place import place_of
 from .preparation import origin_in_data
@@ -24,7 +24,7 @@ from .walk import Source
 class Owner:
     """Whose memory a storage is."""
 
-    kind: str  # "parameter" | "buffer" | "input" | "label" | "constant"
+    kind: str  # "parameter" | "buffer" | "input" | "label" | "constant" | "computed" (by what the tape did not see)
     name: str
     entry: str | None = None  # for "input": the module path that was called with it
     tensor: torch.Tensor | None = None  # the owner's own tensor: what was read may be a view of it
@@ -58,6 +58,11 @@ class Owners:
                 if parameter.requires_grad:
                     self._trained.add(clean(path))
 
+    def note_symptoms(self, tokens: list[Token]) -> None:
+        """Know the symptom's own tensors too, which no event need have read."""
+        for token in tokens:
+            self._note_token(token, _CONSTANT)
+
     def of(self, storage: int) -> Owner:
         """The owner of a storage; a constant where nobody owns it."""
         return self._by_storage.get(storage, _CONSTANT)
@@ -88,6 +93,11 @@ class Owners:
             tensor, index = (batch.held, own) if own is not None else (tensor, index)
         return origin_in_data(tensor, index, self._data_ops)
 
+    def unseen_node(self, source: Source) -> str | None:
+        """The autograd node of a value that was computed in this step by something the tape did not see."""
+        owner = self.of(source.place.storage)
+        return owner.name if owner.kind == "computed" else None
+
     def bad_source(self, source: Source) -> BadSource:
         """The plain record of a bad value that came from outside."""
         owner = self.of(source.place.storage)
@@ -117,6 +127,8 @@ class Owners:
                     self._note_token(token, Owner("label", event.function.__name__))
 
     def _note_token(self, token: Token, owner: Owner) -> None:
+        if token.kind == EXTERNAL and token.held is not None and token.held.grad_fn is not None:
+            owner = Owner("computed", token.held.grad_fn.name())
         for tensor in (token.held, token.saved, self._run.twins.get(id(token)) if token.held is not None else None):
             if tensor is not None:
                 self._note(tensor, owner, keep_first=True)

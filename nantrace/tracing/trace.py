@@ -107,6 +107,7 @@ def look_at(recorder: Recorder, tokens: list[Token], gradients: bool) -> Run:
 def judge(run: Run, recorder: Recorder, tokens: list[Token]) -> Judged:
     """Walk back from the symptom in what was seen."""
     owners = Owners(run, recorder.names, recorder.tape.data_ops)
+    owners.note_symptoms(tokens)
     walk = Walk(run.microscope, owners.declares)
     return Judged(run, owners, walk, *_worst(run, walk, tokens)) if run.error is None else Judged(run, owners, walk)
 
@@ -124,6 +125,9 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
+    node = _unseen_node(judged, verdict)
+    if node is not None:
+        return _computed_unseen(snapshot, facts, node)
     looker = partial(look_again, recorder.tape, recorder.names, run)
     finding, namer = _found(snapshot, alarm, judged, verdict, looker)
     exact, doubts = _compare(run, tokens)
@@ -144,8 +148,17 @@ def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Jud
     if verdict is None:
         reason = "the tensor that was noticed is gone"
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
+    node = _unseen_node(judged, verdict)
+    if node is not None:
+        return _computed_unseen(snapshot, facts, node)
     finding, namer = _found(snapshot, alarm, judged, verdict, live.forward_operands)
     return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
+
+
+def _unseen_node(judged: Judged, verdict: Verdict) -> str | None:
+    """The node of compiled code that made the value, where it came out of such code."""
+    bad = verdict.source if verdict.kind == EXTERNAL else None
+    return judged.owners.unseen_node(bad) if bad is not None else None
 
 
 def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:
@@ -176,6 +189,14 @@ def _with_finding(snapshot: Snapshot, judged: Judged, namer: Namer, finding: Fin
         ops_left_out=len(run.microscope.ops) - len(ops),
         expected=expected_of(run, finding.path),
     )
+
+
+def _computed_unseen(snapshot: Snapshot, facts: ReplayFacts, node: str) -> Snapshot:
+    """A value made by compiled code outside the watched modules: the node is known, what it ran is not."""
+    name = node.removesuffix("Backward")
+    reason = f"the value came out of {name}, code outside the watched modules whose ops are not seen (torch.compile)"
+    origin = Origin(op=name, module=None, autograd_node=node)
+    return replace(snapshot, phase="loss", origin=origin, replay=replace(facts, reasons=(*facts.reasons, reason)))
 
 
 # The symptom

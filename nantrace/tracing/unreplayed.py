@@ -52,7 +52,8 @@ def from_explanation(snapshot: Snapshot, told: Explanation) -> Snapshot:
     """What the live graph said, in place of what a replay would have said."""
     facts = snapshot.replay
     # what had changed before the replay does not touch what the graph had saved
-    facts = replace(facts, reasons=(*facts.reasons, *facts.doubts, *told.reasons), doubts=tuple(told.doubts))
+    limits = told.reasons if facts.reproduced is None else []  # of a replay that came out finite there is more to say
+    facts = replace(facts, reasons=(*facts.reasons, *facts.doubts, *limits), doubts=tuple(told.doubts))
     return replace(
         snapshot,
         phase=told.phase,

@@ -49,6 +49,41 @@ def test_nothing_is_evicted_below_the_capacity() -> None:
     assert history.evicted_steps == 0
 
 
+class Halves(nn.Module):
+    """Two outputs of one op."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x * self.scale).unbind(1)
+
+
+def test_an_output_that_nothing_uses_has_no_gradient() -> None:
+    """Where only a sibling output of the same op is used, that one alone has a gradient event."""
+    model = Halves()
+    with nantrace.watch(model) as tracer:
+        model(torch.randn(5, 2))[0].sum().backward()
+        history = tracer.history
+
+    assert [event.output for event in history if event.kind == "gradient"] == [0]
+
+
+def test_hooks_of_the_user_on_an_output_fire_as_ever() -> None:
+    """Each hook of the user's sees the gradient of the value it was put on, before and after an in-place op."""
+    seen = []
+    model = Mlp()
+    with nantrace.watch(model):
+        out = model(torch.randn(5, 4))
+        out.register_hook(lambda gradient: seen.append(gradient[0, 0].item()))
+        out.mul_(2)
+        out.register_hook(lambda gradient: seen.append(gradient[0, 0].item()))
+        (out * 3).sum().backward()
+
+    assert seen == [3.0, 6.0]
+
+
 def test_the_events_of_a_step_in_order() -> None:
     """Outputs in the order of the calls, then gradients in the order of the backward."""
     history = history_of(1, capacity=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import nantrace
 from ..builders import caught, sgd
 
 BAD_STEP = 2
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, watched or not
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +57,14 @@ BACKENDS = ["eager", "aot_eager", "inductor"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("watching", ["the model", "the compiled model"])
+@pytest.mark.parametrize("watching", ["the model", "the compiled model", "compiled in place"])
 def test_a_failure_in_a_compiled_model(backend: str, watching: str) -> None:
     """The op, the module and the line are those of the eager model's source."""
-    model = Net()
-    compiled = torch.compile(model, backend=backend)
-    report = caught(lambda: train(compiled, model if watching == "the model" else compiled, BAD_STEP))
+    model: Any = Net()
+    compiled = model if watching == "compiled in place" else torch.compile(model, backend=backend)
+    if compiled is model:
+        model.compile(backend=backend)
+    report = caught(lambda: train(compiled, compiled if watching == "the compiled model" else model, BAD_STEP))
 
     assert (report.step, report.phase, report.origin.op, report.origin.module) == (BAD_STEP, "backward", "sqrt", "")
     assert "# BAD" in report.origin.source.code
@@ -122,6 +126,27 @@ def test_a_compiled_loss() -> None:
     assert (report.step, report.phase, report.origin.op, report.origin.module) == (0, "loss", "log", None)
 
 
+def test_a_loss_compiled_to_machine_code() -> None:
+    """Kernels outside the watched modules cannot be looked into: the report says so, and accuses no label."""
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model, 0.01)
+
+    @torch.compile(backend="inductor")
+    def loss(out: Tensor) -> Tensor:
+        return torch.log(out.square().mean() - 1e5)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            loss(model(torch.randn(6, 4))).backward()
+            optimizer.step()
+
+    report = caught(run)
+
+    assert (report.step, report.phase, report.origin.op) == (0, "loss", "CompiledFunction")
+    assert (report.cause, report.reproduced) == ("undetermined", None)
+    assert "whose ops are not seen" in report.snapshot.replay.reasons[0]
+
+
 def test_a_fault_of_the_compiler() -> None:
     """What only the compiled code gets wrong is not reproduced by the eager model, and the report says so."""
 
@@ -133,3 +158,16 @@ def test_a_fault_of_the_compiler() -> None:
 
     assert (report.step, report.reproduced, report.cause) == (0, False, "transient")
     assert report.snapshot.replay.reasons == ("the replay came out finite",)
+
+
+def test_a_module_compiled_in_place_is_as_it_was_afterwards() -> None:
+    """What tells of its calls is gone when the watch ends, and it can be copied and pickled while it is watched."""
+    model = Net()
+    model.compile(backend="eager")
+    before = model._compiled_call_impl
+    with nantrace.watch(model):
+        assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+        pickle.loads(pickle.dumps(model))
+        model(torch.randn(2, 4))
+
+    assert model._compiled_call_impl is before

@@ -330,3 +330,26 @@ def test_nothing_that_a_model_carries_is_changed_by_a_replay() -> None:
     assert [report.step for report in reports] == [BAD_STEP]
     assert len(twins[0]) == len(twins[1])
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*twins, strict=True))
+
+
+def test_a_state_too_large_to_be_kept_is_a_doubt() -> None:
+    """Keeping it would raise the memory of the step: where the replay differs for that reason, the report says so."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.state = nn.Linear(4, 4), torch.zeros(5_000_000)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.linear(x) if self.state[0] != BAD_STEP else torch.log(self.linear(x) * 0)
+            self.state = self.state + 1
+            return h
+
+    model = Model()
+    report = caught(lambda: train(model, lambda i: model(torch.randn(3, 4)).mean()))
+
+    assert (report.step, report.reproduced) == (BAD_STEP, False)
+    assert report.snapshot.replay.doubts == (
+        "state was too large to be kept: the replay began with what it held afterwards",
+    )
+    assert report.cause == "undetermined"

@@ -56,6 +56,47 @@ def test_nested_views() -> None:
     assert (report.origin.op, report.origin.example.index) == ("log", (1,))
 
 
+def test_a_view_that_is_older_than_the_write() -> None:
+    """A view shows what was written through another view of the same memory after it was made."""
+
+    def loss(w: Tensor) -> Tensor:
+        out = torch.zeros(2, 2)
+        first = out[0]
+        out[0] = torch.log(w)
+        return first.sum()
+
+    report = report_on(lambda w: w, [1.0, -1.0], loss=loss)
+
+    assert (report.origin.op, report.origin.example.index, report.reproduced) == ("log", (1,), True)
+
+
+def test_an_old_view_of_a_result() -> None:
+    """So does a view of what the model returned."""
+
+    def loss(out: Tensor) -> Tensor:
+        both = out[:2]
+        out[0] = torch.log(out[1] - 5.0)
+        return both.sum()
+
+    report = report_on(lambda w: w * 1.0, [[1.0], [2.0], [3.0]], loss=loss)
+
+    assert (report.phase, report.origin.op, report.reproduced) == ("loss", "log", True)
+
+
+def test_the_real_part_of_a_complex_tensor() -> None:
+    """A view of another dtype is written through as well."""
+
+    def loss(w: Tensor) -> Tensor:
+        out = torch.zeros(2, 2, dtype=torch.complex64)
+        out[0, 0] = torch.log(w[0])
+        out.real[1, 1] = w[1]
+        return out.abs().sum()
+
+    report = report_on(lambda w: w, [0.0, 1.0], loss=loss)
+
+    assert (report.phase, report.origin.op, report.reproduced) == ("loss", "log", True)
+
+
 def test_the_part_of_a_result_that_was_overwritten_is_not_accused() -> None:
     """A row that the loss fills after the call has no consequences; the next bad row has."""
 
