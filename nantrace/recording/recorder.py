@@ -81,7 +81,9 @@ class Recorder:
             self._listener = ObservedRecorder(self, self.session, observer)
             handler = ObservedGlue(self._glue, self.session, observer)
         self.session.mode = GlueMode(handler)
-        self._compiled = CompiledInPlace(modules, self._listener.module_begins, self._listener.module_ends)
+        # calls that are compiled in place are told to whom the other calls are told
+        told = self._listener
+        self._compiled = CompiledInPlace(modules, told.module_begins, told.module_ends)
 
     # What is asked of it
 

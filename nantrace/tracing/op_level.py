@@ -158,7 +158,7 @@ class LiveMicroscope(Microscope):
 
     def glue_ran(self, event: TapeEvent | None) -> None:
         """The ops that wait belong to this event; those on data alone to none."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting[-1:], []  # what ran before it went past the glue mode: not the program's
         if event is None or not waiting or self._writes_parameter(event, waiting):
             return
         if not self.events or self.events[-1] is not event:

@@ -124,8 +124,7 @@ def tell(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Judged, t
         reason = "the replay came out finite"
         facts = replace(facts, reproduced=False, reasons=(*facts.reasons, reason))
         return without_replay(snapshot, alarm, recorder, facts)
-    source = verdict.source if verdict.kind == EXTERNAL else None
-    node = judged.owners.unseen_node(source) if source is not None else None
+    node = _unseen_node(judged, verdict)
     if node is not None:
         return _computed_unseen(snapshot, facts, node)
     looker = partial(look_again, recorder.tape, recorder.names, run)
@@ -148,8 +147,17 @@ def _tell_live(snapshot: Snapshot, alarm: Alarm, recorder: Recorder, judged: Jud
     if verdict is None:
         reason = "the tensor that was noticed is gone"
         return without_replay(snapshot, alarm, recorder, replace(facts, reasons=(*facts.reasons, reason)))
+    node = _unseen_node(judged, verdict)
+    if node is not None:
+        return _computed_unseen(snapshot, facts, node)
     finding, namer = _found(snapshot, alarm, judged, verdict, live.forward_operands)
     return _with_finding(replace(snapshot, replay=facts), judged, namer, finding, verdict)
+
+
+def _unseen_node(judged: Judged, verdict: Verdict) -> str | None:
+    """The node of compiled code that made the value, where it came out of such code."""
+    bad = verdict.source if verdict.kind == EXTERNAL else None
+    return judged.owners.unseen_node(bad) if bad is not None else None
 
 
 def _found(snapshot: Snapshot, alarm: Alarm, judged: Judged, verdict: Verdict, looker: Looker) -> tuple[Finding, Namer]:

@@ -53,7 +53,8 @@ def from_explanation(snapshot: Snapshot, told: Explanation) -> Snapshot:
     facts = snapshot.replay
     # what had changed before the replay does not touch what the graph had saved
     changed = (*facts.changed, *facts.doubts)
-    facts = replace(facts, reasons=(*facts.reasons, *told.reasons), doubts=tuple(told.doubts), changed=changed)
+    limits = told.reasons if facts.reproduced is None else []  # of a replay that came out finite there is more to say
+    facts = replace(facts, reasons=(*facts.reasons, *limits), doubts=tuple(told.doubts), changed=changed)
     return replace(
         snapshot,
         phase=told.phase,
