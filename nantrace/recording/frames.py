@@ -10,8 +10,9 @@ import linecache
 import os
 import sys
 import sysconfig
+from functools import lru_cache
 from itertools import islice
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 
 import torch
 
@@ -67,12 +68,43 @@ def is_library_file(file: str) -> bool:
 
 def innermost_outside_torch(stack: RawStack) -> int | None:
     """The position of the innermost frame outside torch, or None."""
-    return next((i for i, (code, _) in enumerate(stack) if not is_torch(code)), None)
+    start = _behind_stand_ins(stack)
+    return next((start + i for i, (code, _) in enumerate(stack[start:]) if not is_torch(code)), None)
 
 
 def innermost_user(stack: RawStack) -> int | None:
     """The position of the innermost frame of the user's own code (no installed package), or None."""
     return next((i for i, (code, _) in enumerate(stack) if not is_torch(code) and not is_library(code)), None)
+
+
+def _behind_stand_ins(stack: RawStack) -> int:
+    """The position of the first frame that called what goes by the name of a torch function."""
+    stand_ins = _stand_ins(len(sys.modules))
+    start = 0
+    for i, (code, _) in enumerate(stack if stand_ins else ()):
+        if code in stand_ins:
+            start = i + 1
+        elif not is_torch(code) and not is_library(code):
+            break
+    return start
+
+
+@lru_cache(maxsize=1)
+def _stand_ins(imported: int) -> frozenset[CodeType]:
+    """The code of functions that installed packages have put in the place of torch's own, read again after an import.
+
+    torch_geometric replaces `torch.index_select`, more than once: who calls it is still the caller's line. A decorator
+    that keeps torch's name on the function is left out: the same wrapper stands around other packages' functions.
+    """
+    return frozenset(
+        value.__code__
+        for home in (torch, torch.Tensor, torch.nn.functional)
+        for value in vars(home).values()
+        if isinstance(value, FunctionType)
+        and any(part in value.__code__.co_filename for part in _LIBRARY_PARTS)
+        and not is_torch(value.__code__)
+        and value.__module__.partition(".")[0] not in ("torch", "typing_extensions")
+    )
 
 
 def line_at(stack: RawStack, position: int) -> Source:

@@ -58,3 +58,16 @@ def test_a_graph_without_edges() -> None:
         code="normalizer = torch.matmul(ca, cb) / 2 / m_expand",
         cause="zero-division",
     )
+
+
+def test_a_torch_function_that_the_library_replaced() -> None:
+    """Importing torch_geometric replaces `torch.index_select`; the line is the caller's, not a stand-in's."""
+    assert torch.index_select.__module__.startswith("torch_geometric")
+    model = nn.Embedding(3, 2)
+    with torch.no_grad():
+        model.weight[1, 0] = torch.nan
+
+    report = report_of(model, lambda i: torch.index_select(model.weight, 0, i).sum(), [torch.tensor([1])])
+
+    assert (report.phase, report.origin.op) == ("parameters", "index_select")
+    assert report.origin.source.expression == "torch.index_select(model.weight, 0, i)"
