@@ -46,10 +46,6 @@ class Owners:
         self._data_ops = data_ops
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
-        self._label_entries(run.events)
-        for name, value in run.carried:
-            for tensor in tensors_in(value):
-                self._note(tensor, Owner("buffer", name, tensor=tensor), keep_first=True)
         for root in names.roots:
             for path, buffer in root.named_buffers():
                 self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
@@ -57,6 +53,10 @@ class Owners:
                 self._note(parameter, Owner("parameter", clean(path), tensor=parameter))
                 if parameter.requires_grad:
                     self._trained.add(clean(path))
+        self._label_entries(run.events)
+        for name, value in run.carried:
+            for tensor in tensors_in(value):
+                self._note(tensor, Owner("buffer", name, tensor=tensor), keep_first=True)
 
     def note_symptoms(self, tokens: list[Token]) -> None:
         """Know the symptom's own tensors too, which no event need have read."""
@@ -138,6 +138,9 @@ class Owners:
     def _note_token(self, token: Token, owner: Owner) -> None:
         if token.kind == EXTERNAL and token.held is not None and token.held.grad_fn is not None:
             owner = Owner("computed", token.held.grad_fn.name())
+        if token.held is not None and token.held.layout is torch.strided and not token.held.is_meta:
+            known = self.of(token.held.untyped_storage().data_ptr())
+            owner = known if known.kind in ("parameter", "buffer") else owner  # of its copies too
         for tensor in (token.held, token.saved, self._run.twins.get(id(token)) if token.held is not None else None):
             if tensor is not None:
                 self._note(tensor, owner, keep_first=True)

@@ -210,3 +210,47 @@ def test_a_bad_weight_of_the_loss() -> None:
 
     assert (report.phase, report.snapshot.source_value.kind) == ("input", "label")
     assert (report.origin.op, report.origin.module) == ("mul", None)
+
+
+def test_a_buffer_that_the_loop_fills_slice_by_slice_stays_a_buffer() -> None:
+    """A memory bank is written through views outside the model's call; what was never filled is the bank's own."""
+
+    class Queue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("bank", torch.full((6, 3), NAN))
+            self.filled = 0
+
+        def push(self, x: Tensor) -> None:
+            self.bank[self.filled : self.filled + len(x)] = x.detach()
+            self.filled += len(x)
+
+        def forward(self, index: Tensor) -> Tensor:
+            return self.bank[index]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.queue = nn.Linear(4, 3), Queue()
+
+        def forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            out = self.linear(x)
+            return out @ self.queue(index).t(), out
+
+    model = Model()
+    model.queue.push(torch.randn(2, 3))
+    optimizer = sgd(model)
+
+    def run() -> None:
+        with nantrace.watch(model):
+            for last in (1, 4):
+                products, out = model(torch.randn(2, 4), torch.tensor([0, last]))
+                products.sum().backward()
+                optimizer.step()
+                model.queue.push(out)
+
+    report = caught(run)
+
+    source = report.snapshot.source_value
+    assert (source.kind, source.name, source.index) == ("buffer", "queue.bank", (4, 0))
+    assert report.cause == "indexing"
