@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -31,21 +32,18 @@ def slots_of(modules: list[tuple[str, torch.nn.Module]], roots: tuple[torch.nn.M
     """The attributes of these modules that a forward may change; of the roots every switch, which loops set."""
     found: Slots = []
     for path, module in modules:
-        if comes_with_torch(type(module)):
-            continue
-        own = vars(module)
         kind: Any = type(module)
-        names = set(assigned_in(kind))
-        for value in own.values():
-            if isinstance(value, (FunctionType, MethodType)):  # a method that was exchanged on this one module
-                names.update(*(_names_in(code) for code in _codes_of(value)))
+        if comes_with_torch(kind):
+            continue
+        own, buffers = vars(module), own_buffers(module)
+        patched = [value for value in own.values() if isinstance(value, (FunctionType, MethodType))]
+        changed = changed_in(kind).union(*(_changes_of(code) for value in patched for code in _codes_of(value)))
+        names = changed.assigned | changed.touched
         if any(module is root for root in roots):
-            names.update(name for name, value in own.items() if type(value) in _SWITCHES)
-        buffers = own_buffers(module)
-        names -= _TORCHS_OWN
+            names |= {name for name, value in own.items() if type(value) in _SWITCHES}
         registered = buffers.keys() | own_parameters(module).keys() | dict(module.named_children()).keys()
-        found.append((path, own, tuple(sorted(names - registered))))
-        found.append((path, buffers, tuple(sorted(names & buffers.keys()))))
+        found.append((path, own, tuple(sorted(names - registered - _TORCHS_OWN))))
+        found.append((path, buffers, tuple(sorted(changed.assigned & buffers.keys()))))  # writes into them are versions
     return [slot for slot in found if slot[2]]
 
 
@@ -61,16 +59,32 @@ def comes_with_torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Attribute names that code assigns, and names in code that changes some container in place."""
+
+    assigned: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
+
+    def union(self, *others: Changes) -> Changes:
+        """These and those of others."""
+        return Changes(
+            self.assigned.union(*(other.assigned for other in others)),
+            self.touched.union(*(other.touched for other in others)),
+        )
+
+
 @lru_cache(maxsize=4096)
-def assigned_in(kind: Any) -> frozenset[str]:
-    """The attribute names that the methods of a class, `__init__` left out, may assign or change in place."""
-    names: set[str] = set()
-    for owner in kind.__mro__:
-        if owner is not object and not comes_with_torch(owner):
-            for name, member in vars(owner).items():
-                if name != "__init__":
-                    names.update(*(_names_in(code) for code in _codes_of(member)))
-    return frozenset(names)
+def changed_in(kind: Any) -> Changes:
+    """What the methods of a class, `__init__` left out, may change."""
+    members = (
+        member
+        for owner in kind.__mro__
+        if owner is not object and not comes_with_torch(owner)
+        for name, member in vars(owner).items()
+        if name != "__init__"
+    )
+    return Changes().union(*(_changes_of(code) for member in members for code in _codes_of(member)))
 
 
 def _codes_of(member: Any, depth: int = _WRAPPED) -> Iterator[CodeType]:
@@ -92,14 +106,12 @@ def _codes_of(member: Any, depth: int = _WRAPPED) -> Iterator[CodeType]:
 
 
 @lru_cache(maxsize=16384)
-def _names_in(code: CodeType) -> frozenset[str]:
-    names: set[str] = set()
+def _changes_of(code: CodeType) -> Changes:
     instructions = list(dis.get_instructions(code)) if _may_change(code) else []
-    names.update(str(i.argval) for i in instructions if i.opname in _ASSIGNMENTS)
-    if _MUTATORS & set(code.co_names) or any(i.opname in _ITEM_ASSIGNMENTS for i in instructions):
-        names.update(code.co_names)
-    names.update(*(_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)))
-    return frozenset(names)
+    assigned = frozenset(str(i.argval) for i in instructions if i.opname in _ASSIGNMENTS)
+    mutates = bool(_MUTATORS & set(code.co_names)) or any(i.opname in _ITEM_ASSIGNMENTS for i in instructions)
+    inner = (_changes_of(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return Changes(assigned, frozenset(code.co_names if mutates else ())).union(*inner)
 
 
 _CHANGING = frozenset(dis.opmap[name] for name in _ASSIGNMENTS | _ITEM_ASSIGNMENTS)
