@@ -46,13 +46,6 @@ class Owners:
         self._data_ops = data_ops
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
-<<<<<<< HEAD
-=======
-        for name, value in run.carried:
-            for tensor in tensors_in(value):
-                self._note(tensor, Owner("buffer", name, tensor=tensor))
-        self._label_entries(run.events)
->>>>>>> h6/main
         for root in names.roots:
             for path, buffer in root.named_buffers():
                 self._note(buffer, Owner("buffer", clean(path), tensor=buffer))
