@@ -45,7 +45,9 @@ def trace(tensor: torch.Tensor, model: torch.nn.Module | None = None) -> Report:
             return trace(tensor.grad, model)
         return Report(trace_gradients(tensor, model))
     hint = "; its gradient is finite, too" if tensor.is_leaf and tensor.grad is not None else ""
-    raise TraceError(f"all {tensor.numel()} values of the tensor are finite{hint}: there is nothing to explain")
+    count = tensor.numel()
+    values = "the value of the tensor is" if count == 1 else f"all {count} values of the tensor are"
+    raise TraceError(f"{values} finite{hint}: there is nothing to explain")
 
 
 def _check(tensor: Any, model: Any) -> None:

@@ -11,7 +11,10 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..torchvision_import import import_torchvision
 from .own_models import ResNet, Tagger, images, sentences
+
+import_torchvision()  # transformers' own modules, read when they are used, import it
 
 Batch = dict[str, Tensor]
 
