@@ -21,6 +21,17 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def operands_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors among the arguments of an ATen op: themselves or in lists, never deeper."""
+    found: list[torch.Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(item for item in value if isinstance(item, torch.Tensor))
+    return found
+
+
 def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
     if isinstance(value, torch.Tensor):
         found.append(value)
@@ -57,6 +68,20 @@ def named_leaves(value: Any, leaf: type, name: str = "", depth: int = _DEPTH) ->
 def replace_tensors(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = _DEPTH) -> Any:
     """A copy of the containers with every tensor replaced; everything else is shared."""
     return replace_leaves(value, torch.Tensor, replace, depth)
+
+
+def replace_operands(args: tuple[Any, ...], replace: Callable[[torch.Tensor], Any]) -> tuple[Any, ...]:
+    """The positional arguments of an ATen op with every tensor replaced."""
+    return tuple(
+        [
+            replace(value)
+            if isinstance(value, torch.Tensor)
+            else replace_tensors(value, replace)
+            if isinstance(value, (list, tuple))
+            else value
+            for value in args
+        ]
+    )
 
 
 def replace_leaves(value: Any, leaf: type, replace: Callable[[Any], Any], depth: int = _DEPTH) -> Any:

@@ -12,7 +12,7 @@ import torch
 from ..torch_private import inside_functorch, sequence_number, view_base
 from .alarm import Alarm, Named, first_bad
 from .expecting import expecting
-from .flatten import replace_tensors, tensors_in
+from .flatten import operands_of, replace_operands, replace_tensors, tensors_in
 from .frames import RawStack, raw_stack, raw_stack_here
 from .glue import is_view, nature
 from .refusal import StepRefused
@@ -104,7 +104,7 @@ class GlueRecorder:
         if tape.overflowed:
             return
         try:
-            operands = tensors_in((args, kwargs))
+            operands = operands_of(args, kwargs)
             downstream = [self._is_downstream(tensor) for tensor in operands]  # names every operand
             if not any(downstream):
                 self._note_data_op(func, args, kwargs, operands, result)
@@ -118,8 +118,8 @@ class GlueRecorder:
                 return  # a hand-written update: never run again
             event = GlueOp(
                 func,
-                tape.tokens_for(args),
-                tape.tokens_for(kwargs),
+                replace_operands(args, tape.token),
+                tape.tokens_for(kwargs) if kwargs else kwargs,
                 [],
                 torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
                 raw_stack_here(3),
