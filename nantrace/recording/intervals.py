@@ -33,7 +33,7 @@ class Interval:
     depth: int
 
 
-class ModuleIntervals:
+class ModuleIntervals(patches.ModuleListener):
     """A listener of module calls beside the recorder; kept for the running step."""
 
     def __init__(self) -> None:
@@ -91,29 +91,6 @@ class ModuleIntervals:
         session = self._session
         if session is not None and call.accumulate and not call.keep_graph and not session.calls:
             self.graphs += [root.grad_fn for root in call.roots if root.grad_fn is not None]
-
-    def engine_ends(self, ticket: Any, result: Any) -> None:
-        """Nothing."""
-
-    def optimizer_begins(self, optimizer: Any, closure: bool) -> None:
-        """Nothing."""
-
-    def optimizer_ends(self, optimizer: Any) -> None:
-        """Nothing."""
-
-    def scaler_scales(self, loss: Any, scaled: Any) -> None:
-        """Nothing."""
-
-    def scaler_begins(self, scaler: Any, optimizer: Any) -> bool:
-        """Nothing."""
-        return False
-
-    def scaler_ends(self, scaler: Any, optimizer: Any) -> None:
-        """Nothing."""
-
-    def scaler_updates(self, scaler: Any) -> bool:
-        """Nothing."""
-        return False
 
     def stop(self) -> None:
         """Stop listening for good."""

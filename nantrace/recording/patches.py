@@ -58,6 +58,41 @@ class Listener(Protocol):
         """A GradScaler is about to move its scale; returns whether that is refused."""
 
 
+class ModuleListener:
+    """A listener to module calls: told of everything else, it does nothing."""
+
+    thread: int
+
+    def stop(self) -> None:
+        """Nothing, also in a forked process: it has no such thread."""
+
+    def engine_begins(self, call: Any) -> Any:
+        """Nothing."""
+
+    def engine_ends(self, ticket: Any, result: Any) -> None:
+        """Nothing."""
+
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """Nothing."""
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing."""
+
+    def scaler_scales(self, loss: Any, scaled: Any) -> None:
+        """Nothing."""
+
+    def scaler_begins(self, scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
+        """Nothing is refused."""
+        return False
+
+    def scaler_ends(self, scaler: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing."""
+
+    def scaler_updates(self, scaler: Any) -> bool:
+        """Nothing is refused."""
+        return False
+
+
 _listeners: list[Listener] = []
 _undo: list[Callable[[], object]] = []
 _undo_modules: dict[int, list[Callable[[], object]]] = {}  # by the listener's identity

@@ -21,6 +21,7 @@ from ..model import TensorSummary
 from ..recording.expecting import expecting
 from ..recording.flatten import tensors_in
 from ..recording.frames import RawStack, raw_stack_here
+from ..recording.patches import ModuleListener
 from ..recording.statistics import stored
 from ..recording.tape import EntryCall
 from ..torch_private import TorchDispatchMode, node_sequence_number, running_node, sequence_number
@@ -100,7 +101,7 @@ class FailedOp:
     entry: EntryCall | None = None  # the entry call it was in, where it was not glue
 
 
-class Microscope(TorchDispatchMode):
+class Microscope(TorchDispatchMode, ModuleListener):
     """Observes the replay. `event`, `glue` and `stack` are set by the replay before each event of the tape."""
 
     def __init__(
@@ -345,35 +346,9 @@ class Microscope(TorchDispatchMode):
         if self._modules and threading.get_ident() == self.thread:
             self._modules.pop()
 
-    def engine_begins(self, call: Any) -> None:
-        """Nothing: an engine call inside a module is seen op by op."""
-
-    def engine_ends(self, ticket: Any, result: Any) -> None:
-        """Nothing."""
-
     def optimizer_begins(self, optimizer: Any, closure: bool) -> None:
         """A replay must never update anything: an optimizer that steps inside the model's own code stops it."""
         raise RuntimeError(f"the model's own code stepped {type(optimizer).__name__}: a replay does not update weights")
-
-    def optimizer_ends(self, optimizer: Any) -> None:
-        """Nothing."""
-
-    def scaler_scales(self, loss: Any, scaled: Any) -> None:
-        """Nothing."""
-
-    def scaler_begins(self, scaler: Any, optimizer: Any) -> bool:
-        """Nothing."""
-        return False
-
-    def scaler_ends(self, scaler: Any, optimizer: Any) -> None:
-        """Nothing."""
-
-    def scaler_updates(self, scaler: Any) -> bool:
-        """Nothing."""
-        return False
-
-    def stop(self) -> None:
-        """Nothing: a process forked during a replay has no replay thread."""
 
     def listen_here(self) -> None:
         """Take this thread as the replay's."""
