@@ -11,7 +11,7 @@ import torch
 def import_torchvision() -> None:
     """Import torchvision beside a CPU build of torch.
 
-    Its wheels on PyPI are built for CUDA: their compiled operators do not load there, and the import stops where it
+    Its published wheels are built for CUDA: their compiled operators do not load there, and the import stops where it
     describes two of them. Declaring these is enough for its Python code, which is all that timm, piq and
     segmentation_models_pytorch use here.
     """
