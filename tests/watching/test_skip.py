@@ -107,6 +107,18 @@ VARIANTS: list[tuple[str, dict[str, bool]]] = [
 ]
 
 
+@pytest.mark.parametrize("level", ["loss", "op"])
+def test_at_every_level(level: str) -> None:
+    """How much is observed does not change what a skip leaves behind."""
+
+    def build() -> tuple[Parts, Step]:
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+        return {"model": model, "optimizer": optimizer}, plain(optimizer, model)
+
+    check(build, level=level)
+
+
 @pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=lambda value: str(value).strip("{}").replace("'", ""))
 @pytest.mark.parametrize("bad", [(0,), (BAD,), (2, 3)], ids=["first", "one", "two"])
 def test_every_optimizer_ends_as_if_the_batch_had_not_been_there(
