@@ -31,7 +31,7 @@ from .style import Glyphs
 if sys.version_info >= (3, 11):
     from typing import assert_never
 else:
-    from typing import assert_never
+    from typing_extensions import assert_never  # torch depends on it
 
 _GUTTER = 7  # columns of the section labels
 _NARROWEST = 40
