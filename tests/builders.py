@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nantrace
+
+
+def kept(expression: str) -> str:
+    """A sub-expression as a report knows it: Python 3.10 keeps no columns."""
+    return expression if sys.version_info >= (3, 11) else ""
+
+
+def notes_of(error: BaseException) -> tuple[str, ...]:
+    """What was added to an exception; on Python 3.10, which has no notes, the report that is printed instead."""
+    if sys.version_info >= (3, 11):
+        return tuple(error.__notes__)
+    report = nantrace.report_of(error)
+    assert report is not None
+    return (report.text(),)
 
 
 class Program(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import nantrace
 
-from ..builders import caught, sgd
+from ..builders import caught, kept, sgd
 
 BAD_STEP = 2
 
@@ -54,7 +54,7 @@ def test_a_batch_that_a_helper_standardizes(loss: Any) -> None:
     report = found(standardized, loss)
 
     assert (report.phase, report.origin.op, report.origin.module) == ("loss", "div", None)
-    assert report.origin.source.expression == "x / x.std(1, keepdim=True)"
+    assert report.origin.source.expression == kept("x / x.std(1, keepdim=True)")
     assert (report.cause, report.reproduced) == ("zero-division", True)
 
 

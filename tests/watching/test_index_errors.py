@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import nantrace
 
-from ..builders import Mlp
+from ..builders import Mlp, notes_of
 
 
 class Words(nn.Module):
@@ -96,7 +96,7 @@ def test_the_explanation_is_a_note() -> None:
     model = Words()
     error, _ = explained(lambda: model(torch.tensor([99])), model)
 
-    (note,) = error.__notes__
+    (note,) = notes_of(error)
     assert "99" in note
     assert "embedding" in note
 

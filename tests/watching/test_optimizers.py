@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import nantrace
 
-from ..builders import caught, operand
+from ..builders import caught, kept, operand
 
 
 class Recipe(torch.optim.Optimizer):
@@ -81,7 +81,7 @@ def test_an_eps_that_vanishes_in_half_precision() -> None:
     report = caught(lambda: train(model, optimizer, [[1.0, 0.0, 1.0]]))
 
     assert (report.phase, report.origin.op, report.origin.module, report.step) == ("optimizer", "div", "inner", 0)
-    assert report.origin.source.expression == 'state["m"] / denominator'
+    assert report.origin.source.expression == kept('state["m"] / denominator')
     assert report.origin.source.function == "adaptive"
     assert report.cause == "precision"
     assert report.reproduced is True
@@ -266,7 +266,7 @@ def test_an_optimizer_around_another_one() -> None:
     report = caught(lambda: train(model, optimizer, [GOOD, GOOD, GOOD]))
 
     assert (report.phase, report.origin.op) == ("optimizer", "mul")
-    assert report.origin.source.expression == "(p - slow) * self.rate"
+    assert report.origin.source.expression == kept("(p - slow) * self.rate")
     assert report.reproduced is True
 
 

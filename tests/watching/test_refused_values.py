@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import nantrace
 
-from ..builders import sgd
+from ..builders import notes_of, sgd
 
 BAD_STEP = 2
 
@@ -50,7 +50,7 @@ def explained(
     report = nantrace.report_of(raised.value)
     assert report is not None
     assert report.step == BAD_STEP
-    assert str(report) in "".join(raised.value.__notes__)
+    assert str(report) in "".join(notes_of(raised.value))
     return raised.value, report
 
 
