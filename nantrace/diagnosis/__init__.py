@@ -6,8 +6,9 @@ Reads plain data only. It imports no torch, so that a dump is explained in a bli
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from ..model import Diagnosis, Snapshot
+from ..model import Change, Diagnosis, Remedy, Snapshot
 from .catalogue import MEANING as MEANING
 from .catalogue import meaning as meaning
 from .finding import Finding
@@ -25,7 +26,24 @@ def diagnose(snapshot: Snapshot) -> Diagnosis:
     sure = first.confidence
     if sure == "certain" and snapshot.replay.doubts and snapshot.replay.reproduced is not True:
         sure = "likely"  # something was taken for granted, or had changed since the live run
-    return Diagnosis(first.cause, sure, first.evidence, first.remedies, tuple(others))
+    return Diagnosis(first.cause, sure, first.evidence, _tried(first.remedies, snapshot), tuple(others))
+
+
+def changes_to_try(snapshot: Snapshot) -> tuple[Change, ...]:
+    """What the remedies of the first cause would change, each once, in their order."""
+    findings = _findings(snapshot)
+    remedies = findings[0].remedies if findings else ()
+    return tuple(dict.fromkeys(remedy.change for remedy in remedies if remedy.change is not None))
+
+
+def _tried(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, ...]:
+    """The remedies with what came of trying them: those that helped first, those that did not last."""
+    known = {trial.change: trial.finite for trial in snapshot.trials}
+    told = [
+        replace(remedy, verified=known.get(remedy.change)) if remedy.change is not None else remedy
+        for remedy in remedies
+    ]
+    return tuple(sorted(told, key=lambda remedy: {True: 0, None: 1, False: 2}[remedy.verified]))
 
 
 def _findings(snapshot: Snapshot) -> list[Finding]:

@@ -35,6 +35,7 @@ from .scalars import (
 
 RECORDS: tuple[type, ...] = (
     model.BadSource,
+    model.Change,
     model.Edge,
     model.Event,
     model.Example,
@@ -53,6 +54,7 @@ RECORDS: tuple[type, ...] = (
     model.StepRecord,
     model.Symptom,
     model.TensorSummary,
+    model.Trial,
 )
 ENUMS: tuple[type[Enum], ...] = (model.Status,)
 SHARED: tuple[type, ...] = (model.Frame, model.Source)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 FORMAT = "nantrace-dump"
 
-SCHEMA_VERSION = (1, 1)
+SCHEMA_VERSION = (1, 2)
 # A new minor version adds fields that have a default: older readers ignore them. Anything else (a field
 # removed, renamed, given another type or another default) is a new major version, which older readers refuse.
 #
 #   1.0   the first: manifest.json, trace.json, history.json, tensors.safetensors
 #   1.1   OptimizerFacts: state, spoiled_state, spoiled_in
+#   1.2   Snapshot: trials
 
 MANIFEST = "manifest.json"
 TRACE = "trace.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .cause import Cause as Cause
+from .change import Change as Change
+from .change import Trial as Trial
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import Remedy as Remedy
 from .example import Example as Example

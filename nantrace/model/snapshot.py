@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .change import Trial
 from .history import History
 from .op import Edge, Op
 from .origin import BadSource, IndexFacts, OptimizerFacts, Origin
@@ -79,3 +80,4 @@ class Snapshot:
     expected: tuple[Expected, ...] = ()
     also: tuple[Origin, ...] = ()  # other origins that are as good
     environment: Mapping[str, Any] = field(default_factory=dict)  # versions, device, threads, time, rank
+    trials: tuple[Trial, ...] = ()  # remedies that were tried in a replay
