@@ -8,13 +8,14 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
 
+from .diagnosis import changes_to_try
 from .errors import (
     DumpError,
     NantraceError,
@@ -30,7 +31,8 @@ from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
 from .report import Report
 from .tracing.op_level import LiveMicroscope
-from .tracing.trace import trace
+from .tracing.trace import Traced, trace
+from .tracing.trials import try_changes
 from .tracing.unreplayed import explain_loss
 
 log = logging.getLogger("nantrace")
@@ -353,7 +355,8 @@ class Tracer:
             return None
         above = recorder.quiet()
         try:
-            return Report(trace(alarm, recorder, replaying=self.options.replay))
+            traced = trace(alarm, recorder, replaying=self.options.replay)
+            return _with_remedies_tried(traced, alarm, recorder) if self.options.replay else Report(traced.snapshot)
         except Exception as error:  # the tracer's own fault must not cost the user the alarm
             log.warning("nantrace: tracing the anomaly failed: %r", error, exc_info=error)
             from .tracing.trace import bare
@@ -390,6 +393,18 @@ class Tracer:
         if report is not None:
             self.reports.append(report)
             self._dump(report)
+
+
+def _with_remedies_tried(traced: Traced, alarm: Alarm, recorder: Recorder) -> Report:
+    """The report, with what came of trying the remedies of its cause in further replays."""
+    snapshot = traced.snapshot
+    try:
+        changes = changes_to_try(snapshot)
+        trials = try_changes(changes, snapshot, alarm, recorder, traced.tokens, traced.sites)
+    except Exception as error:  # a report without trials is better than none
+        log.warning("nantrace: trying the remedies failed: %r", error, exc_info=error)
+        return Report(snapshot)
+    return Report(replace(snapshot, trials=trials))
 
 
 def _warn(text: str, report: Report) -> None:

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "dump": {"errors", "model"},
     "report": {"model"},
     "explaining": {"errors", "model", "recording", "tracing", "report", "torch_private"},
-    "tracer": {"errors", "model", "recording", "tracing", "report", "torch_private", "explaining"},
+    "tracer": {"errors", "model", "recording", "tracing", "diagnosis", "report", "torch_private", "explaining"},
     "unwatched": {"errors", "model", "tracing", "report"},
     "demo": {""},
     "cli": {"", "errors", "model", "rendering"},

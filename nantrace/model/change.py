@@ -25,7 +25,7 @@ class Change:
     | "unmask" | slices of the operand along dimension values[0] that are masked as a whole are opened |
     | "jitter" | the operand (square matrices) + values[0] * identity |
     | "argument" | the non-tensor argument `operand` (eps, p, ...) becomes values[0] |
-    | "dtype" | the op runs in the dtype `name`, outside autocast, and its result keeps that dtype |
+    | "dtype" | the op runs in the dtype `name`, outside autocast; its result is cast back where what follows needs it |
     | "zero" | the op's result, where not finite, counts as 0 and has no gradient: the empty case is skipped |
     | "fused" | the op and what made its operand become one op: `name` "log_softmax", "logsigmoid", "logsumexp" |
     | "samples" | samples with a non-finite value (or an impossible label) leave the batch |

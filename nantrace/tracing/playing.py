@@ -111,7 +111,7 @@ def _play_glue(run: Run, event: GlueOp) -> None:
     args = replace_tokens(event.args, lambda token: operand(run, token, copied=False))
     kwargs = replace_tokens(event.kwargs, lambda token: operand(run, token, copied=False))
     with torch.set_grad_enabled(event.grad):
-        result = event.func(*args, **kwargs)
+        result = run.glue_call(event, args, kwargs)
     made = [*tensors_in(result)]
     if event.writes:
         made += [

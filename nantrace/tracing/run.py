@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,13 @@ from typing import Any
 import torch
 
 from ..recording.glue import lift, put_back
-from ..recording.tape import EXTERNAL, GRADIENT, TapeEvent, Token
+from ..recording.tape import EXTERNAL, GRADIENT, GlueOp, TapeEvent, Token
 from .microscope import Microscope
+
+
+def call_as_recorded(event: GlueOp, args: Any, kwargs: Any) -> Any:
+    """Run a glue op."""
+    return event.func(*args, **kwargs)
 
 
 @dataclass(slots=True)
@@ -29,6 +34,7 @@ class Run:
     parameters: list[torch.nn.Parameter] = field(default_factory=list)  # of the watched modules
     carried: list[tuple[str, Any]] = field(default_factory=list)  # attributes that the modules were given, by name
     sources: dict[int, Token] = field(default_factory=dict)  # storage of a batch's copy -> its token
+    glue_call: Callable[[GlueOp, Any, Any], Any] = call_as_recorded  # a trial changes some
 
     def twin(self, token: Token) -> torch.Tensor | None:
         """The replayed tensor of a token."""

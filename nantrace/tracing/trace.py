@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from math import isnan, prod
@@ -30,6 +30,7 @@ from .schema import PLUMBING
 from .slicing import slice_for
 from .sources import Owners, labels_for
 from .summaries import describe, first_bad_element, same_bits, spread_bad_elements, value_at
+from .trials.site import Site, sites_of
 from .unreplayed import from_explanation, without_replay
 from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 
@@ -62,7 +63,16 @@ class Judged:
     verdict: Verdict | None = None  # None: the symptom came out finite
 
 
-def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The snapshot of an alarm, and what it takes to try remedies: the symptom, and where each op was called."""
+
+    snapshot: Snapshot
+    tokens: list[Token] = field(default_factory=list)
+    sites: dict[int, Site] = field(default_factory=dict)
+
+
+def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Traced:
     """The snapshot of an alarm. What a replay meets does not raise: what was not found stands in `replay.reasons`."""
     snapshot = Snapshot(
         step=alarm.step,
@@ -74,20 +84,21 @@ def trace(alarm: Alarm, recorder: Recorder, *, replaying: bool) -> Snapshot:
         environment=environment(),
     )
     if alarm.kind in ("parameter", "state") or alarm.memory is not None:
-        return from_optimizer(snapshot, alarm, recorder, replaying=replaying)
+        return Traced(from_optimizer(snapshot, alarm, recorder, replaying=replaying))
     live = recorder.observer
     if isinstance(live, LiveMicroscope) and live.blind:
         facts = ReplayFacts(None, (f'level="op" could not observe the whole step: {live.blind}',))
-        return without_replay(snapshot, alarm, recorder, facts)
+        return Traced(without_replay(snapshot, alarm, recorder, facts))
     if live is None and not replaying:
         facts = ReplayFacts(None, ("replay is switched off (replay=False)",))
-        return without_replay(snapshot, alarm, recorder, facts)
+        return Traced(without_replay(snapshot, alarm, recorder, facts))
     tokens = symptom_tokens(alarm, recorder)
     run = look_at(recorder, tokens, any(token.kind == GRADIENT for token in tokens))
     judged = judge(run, recorder, tokens)
     if alarm.within is not None and run.error is None:
         judged.start, judged.verdict = _within(run, judged.walk)
-    return tell(snapshot, alarm, recorder, judged, tokens)
+    snapshot = tell(snapshot, alarm, recorder, judged, tokens)
+    return Traced(snapshot, tokens, sites_of(run, [op.id for op in snapshot.ops]))
 
 
 def look_at(recorder: Recorder, tokens: list[Token], gradients: bool) -> Run:
