@@ -36,7 +36,7 @@ def _shown(row: Row) -> dict[str, object]:
             return {"kind": "sentence", "text": row.text, "role": row.role}
         case Fix():
             mark = {True: "verified", False: "tried, did not help", None: ""}[row.verified]
-            return {"kind": "fix", "text": row.text, "code": "\n".join(row.code), "mark": mark}
+            return {"kind": "fix", "text": row.text, "code": "\n".join(row.code), "mark": mark, "place": row.place}
         case _:
             return {"kind": "lines", "lines": list(rows_as_lines((row,), _WIDTH, UNICODE))}
 

@@ -198,4 +198,6 @@ def _fix(fix: Fix, width: int, glyphs: Glyphs) -> Iterator[Line]:
     first, *rest = wrapped(mark + fix.text, width - 3)
     yield (Span(lead), Span(first[: len(mark)], role), Span(first[len(mark) :]))
     yield from ((Span(f"   {text}"),) for text in rest)
+    if fix.place:
+        yield (Span(f"       {cut(fix.place, width - 7, glyphs.ellipsis)}", "dim"),)
     yield from ((Span(f"       {cut(code, width - 7, glyphs.ellipsis)}", "code"),) for code in fix.code)

@@ -48,6 +48,8 @@ def _section(section: Section) -> Iterator[str]:
             case Fix():
                 mark = {True: "**verified:** ", False: "*tried, did not help:* ", None: ""}[row.verified]
                 yield f"{row.number}. {mark}{escaped(row.text)}"
+                if row.place:
+                    yield from ("", f"   {escaped(row.place)}")
                 yield from ("   " + line if line else "" for line in ("", *_fenced(row.code, "python")) if row.code)
                 yield ""
             case CodeBlock() | Operands() | Trail():

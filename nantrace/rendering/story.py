@@ -90,12 +90,13 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """One remedy. `verified` is True, False, or None where it was not tried."""
+    """One remedy. `verified` is True, False, or None (not tried); `place` is the line that `code` replaces."""
 
     number: int
     text: str
     code: tuple[str, ...] = ()
     verified: bool | None = None
+    place: str = ""
 
 
 Row = Sentence | CodeBlock | Operands | Trail | Fix

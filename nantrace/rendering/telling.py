@@ -13,7 +13,7 @@ from .headline import headline
 from .limits import ROOMY, Limits
 from .story import Fix, Row, Section, Sentence, Story
 from .trail import trail
-from .words import BORN, module, name, step_name
+from .words import BORN, module, name, place, step_name
 
 _TREND = 6  # steps
 _GROWING = (Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
@@ -135,7 +135,10 @@ def _fixes(remedies: tuple[Remedy, ...], limits: Limits) -> Iterable[Row]:
         if len(code) > limits.remedy_code:
             left = numbers.counted(len(code) - limits.remedy_code, "more line")
             code = (*code[: limits.remedy_code], f"# ... {left} in report.remedies")
-        yield Fix(position, prose(remedy.text), code, remedy.verified)
+        line = f"{place(remedy.replaces)} becomes:" if remedy.replaces is not None and code else ""
+        yield Fix(position, prose(remedy.text), code, remedy.verified, line)
+    if any(remedy.verified for remedy in remedies):
+        yield Sentence("verified: the step was run again with this change, on copies, and stayed finite", "dim")
     left_out = len(remedies) - limits.remedies
     if left_out > 0:
         yield Sentence(f"... {numbers.counted(left_out, 'more suggestion')} in report.remedies", "dim")

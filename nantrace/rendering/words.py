@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath, PureWindowsPath
 
-from ..model import Op, Snapshot, Source, Symptom, TensorSummary
+from ..model import Frame, Op, Snapshot, Source, Symptom, TensorSummary
 from .harmless import harmless, prose, shorten
 from .numbers import grouped, headline_number, nonfinite
 
@@ -38,7 +38,7 @@ def file_name(path: str) -> str:
     return name(PureWindowsPath(path).name if "\\" in path else PurePath(path).name or path, 40)
 
 
-def place(source: Source | None) -> str:
+def place(source: Source | Frame | None) -> str:
     """`train.py:41`, or nothing."""
     return f"{file_name(source.file)}:{source.line}" if source is not None and source.file else ""
 
