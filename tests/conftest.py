@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from nantrace.diagnosis.rules import RULES
+
+from .keeping_word import keeping_its_word
 from .traces_left import traces_left
 
 
@@ -32,6 +35,15 @@ def nothing_left() -> Iterator[None]:
     """No hook, patch or dispatch mode of ours outlives a test."""
     yield
     assert traces_left() == []
+
+
+@pytest.fixture(autouse=True)
+def rules_keep_their_word(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a rule finds in any test is what it declares, and is as sure as its docstring says it can be."""
+    broken: list[str] = []
+    monkeypatch.setattr("nantrace.diagnosis.RULES", tuple(keeping_its_word(rule, broken) for rule in RULES))
+    yield
+    assert broken == []
 
 
 @pytest.fixture(autouse=True)

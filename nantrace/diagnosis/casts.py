@@ -12,7 +12,10 @@ from .reading import derivative_at, dtype_of, element
 
 
 def narrowed_gradient(snapshot: Snapshot) -> Finding | None:
-    """The gradient of a cast goes back to the dtype of the operand, which is too narrow for it."""
+    """The gradient of a cast goes back to the dtype of the operand, which is too narrow for it.
+
+    Certain: the gradient was read, is finite, and is past the end of the dtype that was cast from.
+    """
     origin = derivative_at(snapshot)
     if origin is None or origin.op not in CASTS:
         return None

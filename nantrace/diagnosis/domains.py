@@ -33,7 +33,12 @@ _POLES = ("lgamma", "digamma", "polygamma", "mvlgamma", "gammaln", "psi")
 
 
 def sqrt_domain(snapshot: Snapshot) -> Finding | None:
-    """The square root of a negative number was taken."""
+    """The square root of a negative number was taken.
+
+    Certain: the operand at the failing element was read and is negative. Where it is a difference, the rounding
+    error of its terms is compared with it.
+    Likely: only the operand's range is known, and it goes below 0.
+    """
     origin = generated_at(snapshot, "sqrt", "rsqrt", "batch_norm")
     if origin is None:
         return None
@@ -106,7 +111,11 @@ def cancellation(snapshot: Snapshot, value: float | None) -> str | None:
 
 
 def pow_domain(snapshot: Snapshot) -> Finding | None:
-    """A negative base was raised to a fractional exponent."""
+    """A negative base was raised to a fractional exponent.
+
+    Certain: base and exponent at the failing element were read: one negative, one fractional.
+    Likely: the exponent is fractional, and of the base only the range is known.
+    """
     origin = generated_at(snapshot, "pow", "float_power")
     if origin is None:
         return None
@@ -140,7 +149,11 @@ def pow_domain(snapshot: Snapshot) -> Finding | None:
 
 
 def domain(snapshot: Snapshot) -> Finding | None:
-    """A function was applied outside its domain: acos, asin, atanh, acosh, erfinv, lgamma and their kin."""
+    """A function was applied outside its domain: acos, asin, atanh, acosh, erfinv, lgamma and their kin.
+
+    Certain: the operand at the failing element was read and is outside the interval, or is a pole.
+    Likely: only the operand's range is known, and it leaves the interval.
+    """
     origin = generated_at(snapshot)
     if origin is None:
         return None

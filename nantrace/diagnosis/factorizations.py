@@ -17,7 +17,11 @@ _REFUSALS = (
 
 
 def refused_factorization(snapshot: Snapshot) -> Finding | None:
-    """torch.linalg would not decompose or invert a matrix whose entries are all finite."""
+    """torch.linalg would not decompose or invert a matrix whose entries are all finite.
+
+    Certain: torch refused a matrix whose entries were read and are all finite.
+    Likely: the matrix is not known; the message of the exception tells.
+    """
     origin, exception = snapshot.origin, snapshot.exception
     if origin is None or exception is None:
         return None

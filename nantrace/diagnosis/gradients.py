@@ -37,7 +37,12 @@ _SPECTRAL = ("linalg_eigh", "linalg_eig", "linalg_svd", "svd", "symeig", "eigh")
 
 
 def singular_gradient(snapshot: Snapshot) -> Finding | None:
-    """The forward value is finite, but its derivative there is infinite or undefined."""
+    """The forward value is finite, but its derivative there is infinite or undefined.
+
+    Certain: the operand was read and is a point at which the op's derivative is infinite or undefined while its
+    value is finite; or the backward divides by that operand, which is 0.
+    Likely: the backward divided by a tensor that holds zeros, such as the differences of equal eigenvalues.
+    """
     origin = derivative_at(snapshot)
     if origin is None:
         return None
@@ -57,7 +62,13 @@ def singular_gradient(snapshot: Snapshot) -> Finding | None:
 
 
 def masked_gradient(snapshot: Snapshot) -> Finding | None:
-    """A mask hides a bad branch in forward, and 0 * inf revives it in backward."""
+    """A mask hides a bad branch in forward, and 0 * inf revives it in backward.
+
+    Certain: the derivative at the operand that was read is infinite or undefined, and the gradient that arrives
+    there is exactly 0.
+    Likely: the forward value was not finite either, and something downstream took it out: a mask, an index, a
+    clamp.
+    """
     origin = derivative_at(snapshot)
     local = slope(origin) if origin is not None else None
     if origin is None or local is None or local.value is not None:

@@ -32,7 +32,13 @@ _MESSAGES = (
 
 
 def indexing(snapshot: Snapshot) -> Finding | None:
-    """An index is out of its range, or reads rows that were never written."""
+    """An index is out of its range, or reads rows that were never written.
+
+    Certain: the index that torch refused was read, with its place and the allowed range; or the index is known
+    whose row is not finite.
+    Likely: only the message of the exception tells the range; or a table is read of which some rows are not finite
+    while the rest is.
+    """
     if snapshot.index is not None:
         return _out_of_range(snapshot, snapshot.index)
     if snapshot.exception is not None:

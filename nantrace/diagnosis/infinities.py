@@ -18,7 +18,12 @@ from .rewriting import atom, call_of
 
 
 def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
-    """An infinity that was written on purpose met inf - inf, 0 * inf or inf / inf."""
+    """An infinity that was written on purpose met inf - inf, 0 * inf or inf / inf.
+
+    Certain: the operands at the failing element (or a term of the row and column, or the entries of the slice) were
+    read: inf - inf, 0 * inf, inf / inf, or a sum that an infinity went into.
+    Likely: NaN was made of operands without NaN, one of which holds infinities.
+    """
     origin = snapshot.origin
     if origin is None or snapshot.source_value is not None:
         return None

@@ -24,7 +24,13 @@ _LOGARITHMS = {"log": 0.0, "log2": 0.0, "log10": 0.0, "log1p": -1.0}
 
 
 def log_domain(snapshot: Snapshot) -> Finding | None:
-    """The logarithm of zero or of a negative number was taken."""
+    """The logarithm of zero or of a negative number was taken.
+
+    Certain: the operand at the failing element was read and is at or below the pole: 0, for log1p -1, for logit
+    also 1.
+    Likely: only the operand's range is known, and it reaches the pole; or a log-determinant of a finite matrix is
+    not finite.
+    """
     origin = generated_at(snapshot)
     if origin is None:
         return None

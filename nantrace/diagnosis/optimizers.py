@@ -17,7 +17,11 @@ _DIVIDING = frozenset(
 
 
 def optimizer_precision(snapshot: Snapshot) -> Finding | None:
-    """The optimizer's eps rounds to 0 in the parameter's dtype, and the second moment is 0."""
+    """The optimizer's eps rounds to 0 in the parameter's dtype, and the second moment is 0.
+
+    Certain: the second moment at the failing element was read, and is 0 in the dtype of the parameter.
+    Likely: that element's second moment is not known.
+    """
     found = _at_optimizer(snapshot)
     if found is None:
         return None
@@ -42,7 +46,12 @@ def optimizer_precision(snapshot: Snapshot) -> Finding | None:
 
 
 def optimizer(snapshot: Snapshot) -> Finding | None:
-    """The gradients were finite, the update made a parameter non-finite."""
+    """The gradients were finite, the update made a parameter non-finite.
+
+    Certain: the values at the failing element prove it: a setting that is not finite, an update past the end of the
+    dtype, a second moment that is negative, or is 0 with eps=0, or a state that was not finite.
+    Likely: parameter, gradient and state are known, but none of these explains the result.
+    """
     found = _at_optimizer(snapshot)
     if found is None:
         return None
@@ -144,7 +153,11 @@ def divides(facts: OptimizerFacts) -> bool:
 
 
 def inner_eps(snapshot: Snapshot) -> Finding | None:
-    """An op inside the step divides by 0, and the optimizer's eps, which was to prevent that, rounds to 0."""
+    """An op inside the step divides by 0, and the optimizer's eps, which was to prevent that, rounds to 0.
+
+    Certain: the divisor inside the step was read and is 0, and the eps of the optimizer rounds to 0 in that dtype.
+    Likely: the same, where only the divisor's range is known.
+    """
     origin, facts = snapshot.origin, snapshot.optimizer
     if snapshot.phase != "optimizer" or origin is None or facts is None or origin.id is None:
         return None
@@ -158,7 +171,10 @@ def inner_eps(snapshot: Snapshot) -> Finding | None:
 
 
 def inner_op(snapshot: Snapshot) -> Finding | None:
-    """An op inside the step of an optimizer that is not torch's made the value, and no rule knows how."""
+    """An op inside the step of an optimizer that is not torch's made the value, and no rule knows how.
+
+    Likely: the op inside the step is known, its gradients were finite, and no rule says more.
+    """
     origin, facts = snapshot.origin, snapshot.optimizer
     if snapshot.phase != "optimizer" or origin is None or facts is None or origin.id is None:
         return None

@@ -30,7 +30,13 @@ _SELF_MADE_SOFTMAX = ("sum", "div", "true_divide")
 
 
 def overflow(snapshot: Snapshot) -> Finding | None:
-    """Finite operands gave a result that is past the largest number of the dtype."""
+    """Finite operands gave a result that is past the largest number of the dtype.
+
+    Certain: the result was computed again from the operands at the failing element, in wider numbers, and is past
+    the end of the dtype.
+    Likely: only a bound of the result is known, or the range of operands of which only an overflow makes an
+    infinity.
+    """
     origin = generated_at(snapshot)
     if origin is None:
         return None
@@ -47,7 +53,12 @@ def overflow(snapshot: Snapshot) -> Finding | None:
 
 
 def overflow_in_backward(snapshot: Snapshot) -> Finding | None:
-    """A finite gradient times a finite derivative is past the largest number of the dtype."""
+    """A finite gradient times a finite derivative is past the largest number of the dtype.
+
+    Certain: the gradient that arrived and the derivative were read, and their product is past the end of the dtype.
+    Likely: only one factor or a bound is known, or the gradients that arrived are near the end of the dtype
+    already.
+    """
     origin = derivative_at(snapshot)
     dtype = dtype_of(origin) if origin is not None else ""
     end = limits(dtype)

@@ -19,7 +19,12 @@ _MULTIPLYING = ("mul", "pow", "square", "exp", "prod", "div", "sigmoid", "softma
 
 
 def vanished_eps(snapshot: Snapshot) -> Finding | None:
-    """A small constant meant to keep the operand from 0 rounds away in its dtype, and the operand is 0."""
+    """A small constant meant to keep the operand from 0 rounds away in its dtype, and the operand is 0.
+
+    Certain: the divisor or the operand of the logarithm was read and is 0, and above it an op with a constant of at
+    most 1e-3, which its dtype rounds away, made a 0.
+    Likely: the same, where only the operand's range is known.
+    """
     found = zero_division(snapshot) or log_domain(snapshot)
     origin = snapshot.origin
     if found is None or origin is None:
@@ -32,7 +37,11 @@ def vanished_eps(snapshot: Snapshot) -> Finding | None:
 
 
 def underflowed_denominator(snapshot: Snapshot) -> Finding | None:
-    """In half precision, an op turned non-zero values into the exact 0 that was divided by."""
+    """In half precision, an op turned non-zero values into the exact 0 that was divided by.
+
+    Likely: the divisor is 0 in float16 or bfloat16, and a product, power, exponential or quotient above it made
+    that 0 of operands without zeros.
+    """
     found = zero_division(snapshot)
     origin = snapshot.origin
     if found is None or origin is None or dtype_of(origin) not in COARSE:
@@ -44,7 +53,11 @@ def underflowed_denominator(snapshot: Snapshot) -> Finding | None:
 
 
 def underflowed_operand(snapshot: Snapshot) -> Finding | None:
-    """An op turned non-zero values into the exact 0 whose logarithm or reciprocal was taken."""
+    """An op turned non-zero values into the exact 0 whose logarithm or reciprocal was taken.
+
+    Likely: the operand is 0, and a product, power, exponential or quotient above it made that 0 of operands without
+    zeros; or it is a random draw in half precision, which is exactly 0 once in a while.
+    """
     found = zero_division(snapshot) or log_domain(snapshot)
     origin = snapshot.origin
     if found is None or origin is None:

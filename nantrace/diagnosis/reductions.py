@@ -46,7 +46,12 @@ _DEVIATIONS = ("std", "var", "std_mean", "var_mean")
 
 
 def masked_softmax(snapshot: Snapshot) -> Finding | None:
-    """A softmax read a row in which every entry is -inf."""
+    """A softmax read a row in which every entry is -inf.
+
+    Certain: the row was read and all its entries are -inf; or a softmax by hand subtracts the row's maximum, -inf,
+    from -inf.
+    Likely: finite scores and -inf alone made NaN, which only a row without a finite entry does.
+    """
     origin = snapshot.origin
     if origin is None or snapshot.source_value is not None:
         return None
@@ -129,7 +134,12 @@ def _for_row(origin: Origin) -> tuple[Remedy, ...]:
 
 
 def empty_reduction(snapshot: Snapshot) -> Finding | None:
-    """A mean, a deviation or a loss was taken over nothing (or a deviation over one element)."""
+    """A mean, a deviation or a loss was taken over nothing (or a deviation over one element).
+
+    Certain: the operand has no elements, or too few for the divisor n - 1; or every label is ignore_index, or their
+    weights add up to 0.
+    Likely: torch refused a reduction over nothing, and the operand is not known.
+    """
     if snapshot.exception is not None:
         return _refused(snapshot)
     origin = generated_at(snapshot)

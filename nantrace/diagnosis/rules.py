@@ -1,7 +1,10 @@
-"""The rules, deepest cause first: where several have evidence, the first is the cause."""
+"""The rules, deepest cause first, and the causes that each may find: where several have evidence, the first counts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ..model import Cause
 from .casts import narrowed_gradient
 from .division import zero_division
 from .domains import domain, pow_domain, sqrt_domain
@@ -19,40 +22,41 @@ from .sources import bad_input, bad_label, bad_parameter
 from .training import divergence, exploding_gradient, learning_rate
 from .unexplained import transient
 
-RULES: tuple[Rule, ...] = (
+CAUSES_OF: Mapping[Rule, tuple[Cause, ...]] = {
     # What came in from outside: no op of the step is to blame.
-    transient,
-    indexing,
-    bad_input,
-    bad_label,
-    bad_parameter,
+    transient: (Cause.TRANSIENT,),
+    indexing: (Cause.INDEXING,),
+    bad_input: (Cause.BAD_INPUT,),
+    bad_label: (Cause.BAD_LABEL,),
+    bad_parameter: (Cause.BAD_PARAMETER,),
     # What the whole run did, told by the history; the overflow it ended in follows.
-    learning_rate,
-    exploding_gradient,
+    learning_rate: (Cause.LEARNING_RATE,),
+    exploding_gradient: (Cause.EXPLODING_GRADIENT,),
     # The dtype, where a finer one would have had no problem.
-    optimizer_precision,
-    optimizer,
-    vanished_eps,
-    inner_eps,
-    underflowed_denominator,
+    optimizer_precision: (Cause.PRECISION,),
+    optimizer: (Cause.OPTIMIZER,),
+    vanished_eps: (Cause.PRECISION,),
+    inner_eps: (Cause.PRECISION,),
+    underflowed_denominator: (Cause.PRECISION,),
     # The structure of the data: nothing to reduce, nothing left by the mask.
-    masked_softmax,
-    empty_reduction,
-    refused_factorization,
+    masked_softmax: (Cause.MASKED_SOFTMAX,),
+    empty_reduction: (Cause.EMPTY_REDUCTION,),
+    refused_factorization: (Cause.DOMAIN,),
     # The op at its operands.
-    log_domain,
-    zero_division,
-    sqrt_domain,
-    pow_domain,
-    domain,
-    singular_gradient,
-    masked_gradient,
-    inf_arithmetic,
-    overflow,
-    narrowed_gradient,
-    overflow_in_backward,
+    log_domain: (Cause.LOG_DOMAIN,),
+    zero_division: (Cause.ZERO_DIVISION,),
+    sqrt_domain: (Cause.SQRT_DOMAIN,),
+    pow_domain: (Cause.POW_DOMAIN,),
+    domain: (Cause.DOMAIN,),
+    singular_gradient: (Cause.SINGULAR_GRADIENT,),
+    masked_gradient: (Cause.MASKED_GRADIENT,),
+    inf_arithmetic: (Cause.INF_ARITHMETIC,),
+    overflow: (Cause.OVERFLOW,),
+    narrowed_gradient: (Cause.OVERFLOW,),
+    overflow_in_backward: (Cause.OVERFLOW,),
     # True as well, but never the first thing to say.
-    underflowed_operand,
-    divergence,
-    inner_op,
-)
+    underflowed_operand: (Cause.PRECISION,),
+    divergence: (Cause.LEARNING_RATE,),
+    inner_op: (Cause.OPTIMIZER,),
+}
+RULES: tuple[Rule, ...] = tuple(CAUSES_OF)

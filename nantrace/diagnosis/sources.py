@@ -16,7 +16,10 @@ _ELEMENTWISE_LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "b
 
 
 def bad_input(snapshot: Snapshot) -> Finding | None:
-    """NaN or Inf was already in the batch."""
+    """NaN or Inf was already in the batch.
+
+    Certain: the value was found in the batch as the tape kept it: its name, its place, and how many there are.
+    """
     source = snapshot.source_value
     if source is None or source.kind != "input":
         return None
@@ -39,7 +42,12 @@ def bad_input(snapshot: Snapshot) -> Finding | None:
 
 
 def bad_label(snapshot: Snapshot) -> Finding | None:
-    """A label is missing (NaN) or impossible."""
+    """A label is missing (NaN) or impossible.
+
+    Certain: the NaN was found in the labels; or a label is none of the classes; or its class has a log-probability
+    of -inf; or a CTC target is longer than its input.
+    Likely: ctc_loss of finite log-probabilities is inf, and the lengths are not known.
+    """
     source = snapshot.source_value
     if source is not None and source.kind == "label":
         return _missing_label(snapshot, source)
@@ -128,7 +136,11 @@ def _impossible_alignment(snapshot: Snapshot) -> Finding | None:
 
 
 def bad_parameter(snapshot: Snapshot) -> Finding | None:
-    """A parameter or a buffer was not finite before the step began."""
+    """A parameter or a buffer was not finite before the step began.
+
+    Certain: the value was found in the parameter or buffer as the step began, with the step since which it is
+    there.
+    """
     source = snapshot.source_value
     if source is None or source.kind not in ("parameter", "buffer"):
         return None

@@ -25,7 +25,12 @@ _MILLION = 1e6
 
 
 def learning_rate(snapshot: Snapshot) -> Finding | None:
-    """Loss, activations or gradients grew over the recorded steps until something overflowed."""
+    """Loss, activations or gradients grew over the recorded steps until something overflowed.
+
+    Likely: something overflowed at last, and before that the loss or a module's output rose over three steps
+    or more by a factor of 30, and of 10 without its largest jump; or one SGD update, lr * gradient norm, made up
+    most of a parameter.
+    """
     end = _overflow(snapshot)
     if end is None:
         return None
@@ -53,7 +58,10 @@ def learning_rate(snapshot: Snapshot) -> Finding | None:
 
 
 def divergence(snapshot: Snapshot) -> Finding | None:
-    """The loss or a module's output grew a million-fold over the recorded steps, whatever op came first."""
+    """The loss or a module's output grew a million-fold over the recorded steps, whatever op came first.
+
+    Likely: the growth was recorded, whatever op came first, and nothing bad came in from outside.
+    """
     history = snapshot.history
     loss, module = loss_growth(history), first_growing_module(history)
     evidence = []
@@ -67,7 +75,12 @@ def divergence(snapshot: Snapshot) -> Finding | None:
 
 
 def exploding_gradient(snapshot: Snapshot) -> Finding | None:
-    """The gradient grew geometrically through depth or time in backward, while forward values stayed bounded."""
+    """The gradient grew geometrically through depth or time in backward, while forward values stayed bounded.
+
+    Certain: the gradient's growth inside the backward was read from the ops of the replay, the forward values
+    stayed below 1e6, the history does not grow, and the overflow at the end is itself certain.
+    Likely: the same, where the growth is known only over the steps, or the overflow at the end is likely.
+    """
     end = _overflow(snapshot)
     if end is None or snapshot.phase not in ("backward", "optimizer"):
         return None

@@ -9,7 +9,11 @@ from .reading import place
 
 
 def transient(snapshot: Snapshot) -> Finding | None:
-    """The step was replayed with all its state restored, and came out finite."""
+    """The step was replayed with all its state restored, and came out finite.
+
+    Likely: the replay is exact (nothing was taken for granted, nothing had changed) and has ops, and no bad value
+    came in from outside. It is never certain: what does not happen again proves nothing.
+    """
     replay = snapshot.replay
     outside = snapshot.source_value is not None or snapshot.index is not None
     if replay.reproduced is not False or replay.doubts or replay.changed or outside or not replay.ops:

@@ -1,10 +1,10 @@
-"""Every cause in one plain line, for headlines and for the command line's list of causes."""
+"""Every cause in one plain line, for headlines, the list of causes, and the entries."""
 
 from __future__ import annotations
 
 from typing import NoReturn
 
-from ..model import Cause
+from ...model import Cause
 
 
 def meaning(cause: Cause) -> str:
