@@ -36,7 +36,7 @@ ALLOWED_LATER: dict[str, set[str]] = {
     "recording": {"report"},
     "dump": {"report", ""},
     "report": {"diagnosis", "rendering", "dump"},
-    "cli": {"dump", "demo"},
+    "cli": {"dump", "demo", "diagnosis.catalogue"},
 }
 TORCH_FREE = {"errors", "model", "diagnosis", "rendering", "dump", "report", "cli", ""}
 HEAVY = {"torch", "numpy", "networkx"}

@@ -1,13 +1,16 @@
-"""Prints a report as its reader can take it: in colour on a terminal, as plain text elsewhere."""
+"""Prints as the reader can take it: in colour on a terminal, as plain text elsewhere."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..rendering.layout import Line
+    from ..rendering.style import Glyphs
     from ..report import Report
 
 _DEFAULT_COLUMNS = 100
@@ -25,6 +28,21 @@ def print_report(report: Report, columns: int | None = None) -> None:
         from ..rendering.text import plain
 
         sys.stdout.write(plain(report, columns or _columns_of_environment(), encoding=sys.stdout.encoding or "utf-8"))
+
+
+def print_lines(lines: Callable[[int, Glyphs], Iterable[Line]], columns: int | None = None) -> None:
+    """Print laid-out lines in the same way."""
+    from rich.console import Console
+
+    from ..rendering.style import PLAIN
+    from ..rendering.text import Page, plain_lines
+
+    console = Console(width=columns)
+    if console.is_terminal:
+        console.print(Page(lines, console.width))
+    else:
+        laid_out = lines(columns or _columns_of_environment(), PLAIN.glyphs)
+        sys.stdout.write(plain_lines(laid_out, encoding=sys.stdout.encoding or "utf-8"))
 
 
 def columns(text: str) -> int:

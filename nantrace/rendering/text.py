@@ -5,7 +5,7 @@ Both print the same lines (layout.py) of the same story (telling.py); they diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,18 @@ def plain(report: Report, width: int = 100, *, encoding: str = "utf-8") -> str:
     Only what the user wrote (names, code) can hold other characters; those that `encoding`
     lacks are spelled as escapes.
     """
-    lines = _screen(report, width, PLAIN.glyphs)
+    return plain_lines(_screen(report, width, PLAIN.glyphs), encoding=encoding)
+
+
+def plain_lines(lines: Iterable[Line], *, encoding: str = "utf-8") -> str:
+    """Lines as plain text without colours; what `encoding` lacks is spelled as escapes."""
     text = "\n".join("".join(span.text for span in line).rstrip() for line in lines)
     return encodable(text.rstrip(), encoding) + "\n"
 
 
 def rich_parts(report: Report, width: int) -> Iterator[Any]:
     """The report as rich renderables: one screen, in colour where the console has it."""
-    yield _Screen(report, width)
+    yield Page(lambda columns, glyphs: _screen(report, columns, glyphs), width)
 
 
 def story_of(report: Report, limits: Limits = ROOMY) -> Story:
@@ -52,10 +56,10 @@ def _screen(report: Report, width: int, glyphs: Glyphs) -> list[Line]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Screen:
-    """A report that prints itself on a rich console, whatever characters that can show."""
+class Page:
+    """Lines that print themselves on a rich console, whatever characters that can show."""
 
-    report: Report
+    lines: Callable[[int, Glyphs], Iterable[Line]]  # of a width, with these drawing characters
     width: int
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
@@ -63,7 +67,7 @@ class _Screen:
 
         style = COLOUR_ASCII if options.ascii_only else COLOUR
         encoding = "ascii" if options.ascii_only else "utf-8"
-        for line in _screen(self.report, min(self.width, options.max_width), style.glyphs):
+        for line in self.lines(min(self.width, options.max_width), style.glyphs):
             yield Text.assemble(*_styled(line, style, encoding), no_wrap=True, overflow="crop", end="\n")
 
 
