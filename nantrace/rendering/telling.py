@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import isfinite
 
-from ..model import Cause, Diagnosis, Expected, Op, OptimizerFacts, Origin, Remedy, Snapshot
+from ..model import Cause, Diagnosis, Expected, Op, OptimizerFacts, Origin, Snapshot
 from . import numbers
 from .codeblock import code_block, operand_lines
 from .harmless import harmless, prose
@@ -26,7 +26,7 @@ def tell(snapshot: Snapshot, diagnosis: Diagnosis, path: tuple[Op, ...], limits:
         Section("Where", tuple(_where(snapshot))),
         Section("Why", tuple(_why(snapshot, diagnosis, limits))),
         Section("Path", () if snapshot.exception is not None else (trail(snapshot, path, limits),)),
-        Section("Fix", tuple(_fixes(diagnosis.remedies, limits))),
+        Section("Fix", tuple(_fixes(diagnosis, limits))),
         Section("State", tuple(_state(snapshot))),
     )
     return Story(headline(snapshot, diagnosis), tuple(section for section in sections if section.rows))
@@ -129,7 +129,8 @@ def _trend(snapshot: Snapshot) -> Iterable[Row]:
             yield Sentence(f"The {what} in steps {known[0][0]} to {known[-1][0]}: {listed}")
 
 
-def _fixes(remedies: tuple[Remedy, ...], limits: Limits) -> Iterable[Row]:
+def _fixes(diagnosis: Diagnosis, limits: Limits) -> Iterable[Row]:
+    remedies = diagnosis.remedies
     for position, remedy in enumerate(remedies[: limits.remedies], start=1):
         code = tuple(harmless(line) for line in (remedy.code or "").strip("\n").splitlines())
         if len(code) > limits.remedy_code:
@@ -139,9 +140,17 @@ def _fixes(remedies: tuple[Remedy, ...], limits: Limits) -> Iterable[Row]:
         yield Fix(position, prose(remedy.text), code, remedy.verified, line)
     if any(remedy.verified for remedy in remedies):
         yield Sentence("verified: the step was run again with this change, on copies, and stayed finite", "dim")
-    left_out = len(remedies) - limits.remedies
-    if left_out > 0:
-        yield Sentence(f"... {numbers.counted(left_out, 'more suggestion')} in report.remedies", "dim")
+    yield from _more(diagnosis.cause, len(remedies) - limits.remedies)
+
+
+def _more(cause: Cause, left_out: int) -> Iterable[Row]:
+    """Where to read on, on one line: what was left out here, and the catalogue's entry of the cause."""
+    left = f"... {numbers.counted(left_out, 'more suggestion')} in report.remedies" if left_out > 0 else ""
+    entry = f"nantrace explain {cause}" if cause is not Cause.UNDETERMINED else ""
+    if entry:
+        yield Sentence(f"{left}; more: {entry}" if left else f"More: {entry}", "dim")
+    elif left:
+        yield Sentence(left, "dim")
 
 
 def _state(snapshot: Snapshot) -> Iterable[Row]:

@@ -231,6 +231,14 @@ def test_nothing_known_is_said() -> None:
     assert "its origin is not known" in plain(nothing_known()).splitlines()[0]
 
 
+def test_the_fixes_end_with_the_entry_of_the_cause() -> None:
+    """The catalogue says more about the cause; where none is known there is nothing to read on."""
+    known, unknown = REPORTS["sqrt_backward"](), nothing_known()
+
+    assert "       More: nantrace explain singular-gradient\n\nState" in plain(known)
+    assert "nantrace explain" not in plain(unknown)
+
+
 def test_import_is_fast_and_free_of_torch() -> None:
     """Importing the text face loads none of the heavy libraries."""
     heavy = "{'torch', 'rich', 'networkx', 'graphviz', 'jinja2'}"
