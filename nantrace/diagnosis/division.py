@@ -32,8 +32,8 @@ _NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm",
 def zero_division(snapshot: Snapshot) -> Finding | None:
     """Something was divided by exactly zero.
 
-    Certain: the divisor at the failing element was read and is exactly 0 while the numerator is finite; or a
-    normalisation with eps=0 was given equal values.
+    Certain: the divisor at the failing element (the base of a negative power, the norm in weight_norm) was read and is
+    exactly 0 while the numerator is finite; or a normalisation with eps=0 was given equal values.
     Likely: only the divisor's range is known, and it holds zeros.
     """
     origin = generated_at(snapshot)

@@ -57,7 +57,7 @@ def test_it_fits_its_columns(cause: Cause, width: str, capsys: pytest.CaptureFix
 
     assert max(map(len, page.splitlines())) <= int(width)
     assert all(f"    {line}\n" in page for line in entry(cause).example.splitlines() if line)
-    assert all(f"  {line[0]} {line[1:]}\n" in page for fix in entry(cause).fixes for line in fix.change)
+    assert all(f"  {line[0]} {line[1:]}\n" in page for fix in entry(cause).fixes for line in fix.change if line)
 
 
 @pytest.mark.parametrize("width", ["60", "100"])

@@ -167,6 +167,13 @@ def test_a_file_of_the_catalogue_is_read() -> None:
     assert found.fixed == "a = 1\nb = 3\n"
 
 
+def test_an_empty_line_in_a_diff_stands_in_both_programs() -> None:
+    """Editors take the blank away that a diff puts there."""
+    fix = CataloguedFix("", (" a = 1", "", "-b = 2", "+b = 3"))
+
+    assert fix.applied_to("a = 1\n\nb = 2\n") == "a = 1\n\nb = 3\n"
+
+
 @pytest.mark.parametrize(("old", "new"), [("# domain", "# overflow"), ("## Fixes", "## Cures"), ("## Example", "Text")])
 def test_a_file_with_other_headings_is_refused(old: str, new: str) -> None:
     """The headings are fixed: the message says which ones."""

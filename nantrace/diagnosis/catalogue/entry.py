@@ -109,5 +109,5 @@ def _fixes(text: str) -> list[CataloguedFix]:
 
 
 def _lines(change: tuple[str, ...], sign: str) -> str:
-    """The lines before ("-") or after ("+") the change."""
-    return "".join(f"{line[1:]}\n" for line in change if line[:1] in (sign, " "))
+    """The lines before ("-") or after ("+") the change; an empty one is the same in both."""
+    return "".join(f"{line[1:]}\n" for line in change if line[:1] in (sign, " ", ""))
