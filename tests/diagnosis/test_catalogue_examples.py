@@ -60,6 +60,7 @@ def _values(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
+@pytest.mark.slow
 def test_the_programs_are_run_as_users_run_them(tmp_path: Path) -> None:
     """`nantrace explain CAUSE --example > try.py && python try.py` fails with its report, the fixed one does not."""
     failed = _command_line("--example", tmp_path)
