@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .dump import load as load
     from .errors import DumpError as DumpError
+    from .errors import ForecastWarning as ForecastWarning
     from .errors import NantraceError as NantraceError
     from .errors import NotAModuleError as NotAModuleError
     from .errors import NumericalAnomaly as NumericalAnomaly
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cause": "model",
     "DumpError": "errors",
+    "ForecastWarning": "errors",
     "NantraceError": "errors",
     "NotAModuleError": "errors",
     "NumericalAnomaly": "errors",

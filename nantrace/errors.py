@@ -9,6 +9,7 @@ NantraceError                  everything nantrace raises itself derives from th
 ├── RenderError                a picture or file that could not be made
 └── NumericalAnomaly           a non-finite value was about to have consequences (also a FloatingPointError)
 NumericalAnomalyWarning        the same, with on_anomaly="warn" (a UserWarning)
+└── ForecastWarning            nothing has happened yet: values will overflow soon, with forecast=True
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .model.forecast import Forecast
     from .report import Report
 
 
@@ -64,6 +66,12 @@ class NumericalAnomalyWarning(UserWarning):
     report: Report | None = None
 
 
+class ForecastWarning(NumericalAnomalyWarning):
+    """Values grow so that they will overflow soon: see `forecast`. `forecasts` holds each, the soonest first."""
+
+    forecasts: tuple[Forecast, ...] = ()
+
+
 # users see `nantrace.NumericalAnomaly` in a traceback, the name they import
 for _public in (
     NantraceError,
@@ -75,5 +83,6 @@ for _public in (
     RenderError,
     NumericalAnomaly,
     NumericalAnomalyWarning,
+    ForecastWarning,
 ):
     _public.__module__ = "nantrace"

@@ -18,6 +18,7 @@ import torch
 from .diagnosis import changes_to_try
 from .errors import (
     DumpError,
+    ForecastWarning,
     NantraceError,
     NotAModuleError,
     NumericalAnomaly,
@@ -25,7 +26,7 @@ from .errors import (
     OptionError,
     WatchError,
 )
-from .model import Snapshot
+from .model import Forecast, Snapshot
 from .recording.alarm import Alarm, first_bad, gradients_of
 from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
@@ -40,6 +41,7 @@ log = logging.getLogger("nantrace")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ON_ANOMALY = ("raise", "warn", "skip")
 _LEVELS = ("module", "op", "loss")
+_QUIET = 50  # steps after a forecast was said in which others are only kept: what diverges drags the rest along
 _watched: list[tuple[torch.nn.Module, Tracer]] = []
 
 
@@ -54,6 +56,7 @@ class Options:
     strict: bool = False
     replay: bool = True
     max_skips: int = 10
+    forecast: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.on_anomaly) and self.on_anomaly not in _ON_ANOMALY:
@@ -67,7 +70,7 @@ class Options:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: give {meaning}, an int of at least 1")
-        for name in ("strict", "replay"):
+        for name in ("strict", "replay", "forecast"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name}={getattr(self, name)!r}: give True or False")
         if self.dump_dir is not None and not isinstance(self.dump_dir, (str, os.PathLike)):
@@ -95,6 +98,8 @@ def watch(*modules: torch.nn.Module, **options: Any) -> Tracer:
     - `strict`: also raise on a NaN in a module's output that has no consequences.
     - `replay`: run the failing step once more to find the op (default True).
     - `max_skips`: with "skip", how many steps in a row may be skipped (default 10); the next one raises.
+    - `forecast`: also warn (`ForecastWarning`) when an output, a gradient, the loss or the gradient norm grows so that
+      it will overflow soon (default False).
 
     With "skip", a bad step ends as if its batch had not been there: no optimizer of the step updates (one that
     already has is undone), the gradients are set to zero, the model's buffers are put back, a learning-rate scheduler
@@ -135,6 +140,7 @@ class Tracer:
         self.reports: list[Report] = []  # one per anomaly, newest last
         self.dumps: list[str] = []  # the dump files that were written
         self.skipped: list[Report] = []  # those whose update was refused ("skip")
+        self.forecasts: list[Forecast] = []  # with `forecast`: what will overflow, each series once
         self.repeated = 0  # anomalies right after another one ("warn"): counted, not traced again
         self._modules = modules
         self._recorder: Recorder | None = None
@@ -142,6 +148,7 @@ class Tracer:
         self._last_step = 0
         self._last_anomaly: int | None = None
         self._skips = 0  # in a row
+        self._quiet_until = 0  # the step from which on another forecast is said
         self._spoiled: weakref.WeakKeyDictionary[torch.optim.Optimizer, Snapshot] = weakref.WeakKeyDictionary()
 
     # Starting and stopping
@@ -191,6 +198,7 @@ class Tracer:
             explain_loss=self._explain_loss,
             intervals=ModuleIntervals() if self._needs_intervals() else None,
             observer=LiveMicroscope() if self.options.level == "op" else None,
+            on_forecast=self._on_forecast if self.options.forecast else None,
         )
         recorder.start()
         self._recorder = recorder
@@ -204,6 +212,7 @@ class Tracer:
             return
         self._contained_before += recorder.contained
         self._last_step = recorder.clock.step
+        self._quiet_until = 0  # steps are counted anew
         _watched[:] = [pair for pair in _watched if pair[1] is not self]
         recorder.stop()
 
@@ -319,6 +328,18 @@ class Tracer:
         if report is not None:
             self._dump(report)
             _warn(f"{alarm.where}: {report.headline}\n{report.text()}", report)
+
+    def _on_forecast(self, forecasts: list[Forecast]) -> None:
+        """Keep them all, and say the one that overflows soonest."""
+        self.forecasts += forecasts
+        first = forecasts[0]
+        if first.step < self._quiet_until:
+            return
+        self._quiet_until = first.step + _QUIET
+        others = len(forecasts) - 1
+        warning = ForecastWarning(f"{first}{f' ({others} others grow like that)' if others else ''}")
+        warning.forecasts = tuple(forecasts)
+        warnings.warn(warning, stacklevel=_outside())
 
     def _explain_loss(self, root: torch.Tensor) -> Any:
         """Read the live graph of a bad loss while it is there: a replay of the step may fail."""

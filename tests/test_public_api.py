@@ -13,6 +13,7 @@ from nantrace import errors
 PUBLIC = [
     "Cause",
     "DumpError",
+    "ForecastWarning",
     "NantraceError",
     "NotAModuleError",
     "NumericalAnomaly",

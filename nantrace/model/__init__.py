@@ -9,6 +9,7 @@ from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import Remedy as Remedy
 from .example import Example as Example
 from .example import OperandValue as OperandValue
+from .forecast import Forecast as Forecast
 from .history import Event as Event
 from .history import History as History
 from .history import StepRecord as StepRecord

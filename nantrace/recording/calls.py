@@ -63,6 +63,8 @@ class CallRecorder:
         if found is not None and found[0] is module and calls and id(module) not in self._roots:
             calls.append(found[1])  # the common case, hundreds of times a step: nothing else to do
             return
+        if not calls:
+            session.tell_forecasts()
         try:
             path = session.names.path(module, look_again=bool(calls))
             if path is None:

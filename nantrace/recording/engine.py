@@ -108,6 +108,8 @@ class EngineRecorder:
             value = scalar_value(scaled[1] if scaled is not None and scaled[0]() is root else root)
             if value is not None:
                 session.ring.loss = value
+                if session.forecaster is not None:
+                    session.forecaster.loss_is(root.dtype)
                 if not math.isfinite(value) and expecting():
                     session.contained += 1
                 elif not math.isfinite(value):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..model import Forecast
 from ..torch_private import EngineArguments
 from . import patches, schedules
 from .alarm import Alarm, Named
@@ -18,6 +19,7 @@ from .calls import CallRecorder
 from .clock import StepClock
 from .compiled import CompiledInPlace
 from .engine import EngineRecorder, Ticket
+from .forecast import Forecaster
 from .glue import GlueHandler, GlueMode, lift, put_back
 from .glue_ops import FailedGlue, GlueRecorder
 from .gradients import Gradients
@@ -39,6 +41,7 @@ class Recorder:
     """Records one watch. `on_alarm` is called with each alarm, before the value can have consequences; it may raise.
 
     With `skips`, an alarm for which it returns True is refused: its step ends as if the batch had not been there.
+    With `on_forecast`, magnitudes that will leave their dtype's range are told to it, between two steps.
 
     Everything else is guarded: a fault of our own is logged once and recording degrades, the run goes on.
     """
@@ -55,6 +58,7 @@ class Recorder:
         explain_loss: Callable[[torch.Tensor], Any],
         intervals: ModuleIntervals | None = None,
         observer: OpObserver | None = None,
+        on_forecast: Callable[[list[Forecast]], None] | None = None,
     ) -> None:
         names = ModuleNames(modules)
         tape = Tape(MAX_TAPE_EVENTS, MAX_TAPE_BYTES)
@@ -63,6 +67,8 @@ class Recorder:
         ring = Ring(capacity) if observer is None else ObservedRing(capacity, observer)
         self.session = Session(names, ring, tape, clock, on_alarm, strict, gradients, self.thread)
         self.session.explain_loss = explain_loss
+        if on_forecast is not None:
+            self.session.forecaster, self.session.on_forecast = Forecaster(_widest(names)), on_forecast
         self.intervals = intervals
         if skips:
             self.session.refusal = Refusal(self.session)
@@ -174,6 +180,7 @@ class Recorder:
     def at_end(self) -> None:
         """The watched block ends without an exception: a pending loss or bad gradients still wait for their update."""
         session = self.session
+        session.tell_forecasts()
         if session.gradients.present and not session.gradients.dropped():
             parameters: list[Named] = [(name, parameter) for parameter, name in self.names.parameters.values()]
             above = session.quiet()
@@ -224,3 +231,9 @@ class Recorder:
     def scaler_updates(self, scaler: Any) -> bool:
         """A GradScaler is about to move its scale; returns whether that is refused."""
         return self._scalers.updates(scaler)
+
+
+def _widest(names: ModuleNames) -> torch.dtype:
+    """The dtype that the norm of all gradients is computed in, at least."""
+    dtypes = {parameter.dtype for parameter, _ in names.parameters.values() if parameter.is_floating_point()}
+    return max(dtypes | {torch.float32}, key=lambda dtype: torch.finfo(dtype).max)

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from ..model import Forecast
 from .alarm import Alarm, Pending
 from .clock import StepClock
+from .forecast import Forecaster
 from .glue import lift, put_back
 from .gradients import Gradients
 from .names import ModuleNames
@@ -37,6 +39,8 @@ class Session:
     memories: Memories = field(default_factory=Memories)
     refusal: Any = None  # with on_anomaly="skip": what refuses and undoes a step's updates
     explain_loss: Callable[[torch.Tensor], Any] = lambda root: None  # asked while the graph of a bad loss is alive
+    forecaster: Forecaster | None = None  # with forecast=True
+    on_forecast: Callable[[list[Forecast]], None] = lambda forecasts: None  # warns
     mode: Any = None  # the glue mode, set once its handlers exist
     listening: bool = False
     contained: int = 0
@@ -70,6 +74,11 @@ class Session:
         if self.faults == 1:
             log.warning("nantrace: a fault of its own, recording goes on without that part: %r", error, exc_info=error)
 
+    def tell_forecasts(self) -> None:
+        """Give out what the steps that have ended lead to. May raise, where warnings are errors."""
+        if self.forecaster is not None and self.forecaster.due:
+            self.on_forecast(self.forecaster.take())
+
     def begin_step_if_dropped(self) -> None:
         """The gradients of the last backward are gone and nothing has stepped: the user skipped that step."""
         if self.gradients.present and not self.in_closure and not self.clock.stepped and self.gradients.dropped():
@@ -88,6 +97,8 @@ class Session:
         self.memories.end_step()
         taken = self.ring.close(self.clock.advance())
         self.contained += self.ring.count_bad_events()
+        if self.forecaster is not None and self.clock.graded:
+            self._forecast(self.forecaster)
         if position >= len(self.tape.events):
             self.tape.clear()
         else:
@@ -102,3 +113,13 @@ class Session:
         self.update_point = self.step_point = 0
         self.hand_written = False
         self.scaled.clear()
+
+    def _forecast(self, forecaster: Forecaster) -> None:
+        above = self.quiet()
+        try:
+            forecaster.step_ended(self.ring.rows[-1], scaled=bool(self.scaled))
+        except Exception as error:
+            self.forecaster = None
+            self.fault(error)
+        finally:
+            self.loud(above)
