@@ -17,8 +17,9 @@ from statistics import median
 WINDOWS = (5, 10, 20, 50)  # points; the shortest sees a run that diverges in ten steps, the longest one that takes 300
 _BLOCKS = 5
 LEAST_FACTOR = 4.0  # that a series must have grown by, over a window
-_LEAST_RISE_TO_NOISE = 6.0
+_LEAST_RISE_TO_NOISE = 8.0
 _REACH = 3  # how many times as far as a trend was seen it is continued
+_FALLEN = 0.8  # of what it was
 _HEALTHY = 1e6  # magnitudes up to here are left alone, where the dtype does not end
 _NEAR_THE_END = 32  # before
 
@@ -57,6 +58,13 @@ def leaving_range(series: Sequence[tuple[int, float]], limit: float) -> Trend | 
     return None
 
 
+def falls(series: Sequence[tuple[int, float]], *, since: int) -> bool:
+    """Whether a series of (step, magnitude) has come down since that step: its last fifth lies below its first."""
+    values = [value for step, value in series if step >= since]
+    some = max(1, len(values) // _BLOCKS)
+    return len(values) > 1 and median(values[-some:]) < _FALLEN * median(values[:some])
+
+
 def _noise(levels: Sequence[float]) -> float:
     """The standard deviation around the trend, robustly, from the changes from point to point."""
     changes = [after - before for before, after in pairwise(levels)]
@@ -89,7 +97,7 @@ def _continued(points: Sequence[tuple[int, float]], noise: float, end: float) ->
 
 def _terms(total: float, last: float, ratio: float) -> float:
     """How many terms of a geometric series, going on after `last`, add up to the total; infinite where none do."""
-    if ratio == 1:
+    if ratio > 0.999:  # as good as none; the formula below would divide rounding errors
         return total / last
     missing = 1 - total * (1 - ratio) / (last * ratio)
     return log(missing) / log(ratio) if missing > 0 else inf

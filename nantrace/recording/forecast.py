@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..model import Forecast
-from ..model.trend import LEAST_FACTOR, WINDOWS, leaving_range, worth_judging
+from ..model.trend import LEAST_FACTOR, WINDOWS, falls, leaving_range, worth_judging
 from .ring import Label, StepRow
 
 Key = tuple[str, str | None, int]  # kind, module path, output number
@@ -108,40 +108,49 @@ class Forecaster:
         self.due += sorted(found, key=lambda one: one.steps_left)
 
     def _forecast(self, column: int, step: int) -> Forecast | None:
-        magnitudes = self._table[:, column].tolist()
-        series = sorted((number, value) for number, value in zip(self._steps, magnitudes, strict=True) if number >= 0)
         dtype = self._dtypes[column]
         limit = torch.finfo(dtype).max
-        trend = leaving_range(series, limit)
-        if trend is None:
-            return None
+        trend = leaving_range(self._series(column), limit)
+        if trend is None or falls(self._series(_LOSS), since=trend.since):
+            return None  # while the loss falls, values grow toward what they are to be
         kind, module, _ = self._keys[column]
         name = str(dtype).removeprefix("torch.")
         return Forecast(step, kind, module, trend.value, trend.factor, trend.since, name, limit, trend.steps_left)
 
     # The table
 
+    def _series(self, column: int) -> list[tuple[int, float]]:
+        magnitudes = self._table[:, column].tolist()
+        return sorted((number, value) for number, value in zip(self._steps, magnitudes, strict=True) if number >= 0)
+
     def _lay_out(self, labels: tuple[Label, ...]) -> None:
-        """Find the column of each label: a module's calls in one step share one, which holds the largest."""
+        """Find the column of each label: a module's calls in one step share one, with their largest value.
+
+        Where their dtypes differ, the smallest range counts.
+        """
         places: dict[int, list[int]] = {}
+        dtypes: dict[int, torch.dtype] = {}
         for kind, module, output, _, dtype, device in labels:
             column = self._columns.get((kind, module, output))
             if column is None:
-                column = self._new_column((kind, module, output), dtype)
-            if dtype is not self._dtypes[column] and column != _UNFOLLOWED:
-                self._dtypes[column] = dtype
+                column = self._new_column((kind, module, output))
+            known = dtypes.get(column)
+            if known is None or (dtype is not known and torch.finfo(dtype).max < torch.finfo(known).max):
+                dtypes[column] = dtype
             places.setdefault(device, []).append(column)
+        for column, dtype in dtypes.items():
+            self._dtypes[column] = dtype
         self._places = {device: torch.tensor(columns, device="cpu") for device, columns in places.items()}
         self._labels = labels
         self._judge_from()
 
-    def _new_column(self, key: Key, dtype: torch.dtype) -> int:
+    def _new_column(self, key: Key) -> int:
         column = len(self._keys)
         if column == _MAX_SERIES:
             return _UNFOLLOWED
         self._columns[key] = column
         self._keys.append(key)
-        self._dtypes.append(dtype)
+        self._dtypes.append(torch.float32)
         if column >= self._table.shape[1]:
             narrow, self._table = self._table, _zeros(2 * column)
             self._table[:, :column] = narrow

@@ -34,13 +34,14 @@ class Ended:
         return "silent" if self.finite else "MISSED"
 
     @property
-    def rise(self) -> int:
-        """The steps from the last loss of at most ten times the lowest one to the anomaly."""
-        finite = [loss for loss in self.losses if isfinite(loss)]
-        if not finite:
-            return 0
-        low = min(abs(loss) for loss in finite)
-        return self.steps - max(step for step, loss in enumerate(finite) if abs(loss) <= 10 * low)
+    def sudden(self) -> int:
+        """The steps from the last loss of at most a million to the anomaly: what there was to forecast from."""
+        return self.steps - max((step for step, loss in enumerate(self.losses) if abs(loss) <= 1e6), default=0)
+
+    @property
+    def blew_up(self) -> bool:
+        """Whether the loss passed a million and a thousand times its beginning, be it that the run stayed finite."""
+        return not all(abs(loss) <= max(1e6, 1e3 * abs(self.losses[0])) for loss in self.losses)
 
 
 def run(make: Callable[[], Training], steps: int, seed: int, **options: object) -> Ended:

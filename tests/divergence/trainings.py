@@ -199,7 +199,9 @@ def recurrent(kind: str, scale: float = 1.0, width: int = 16, inputs: int = 4) -
     return Last(layer)
 
 
-def adversarial(generator: MakeOptimizer, critic: MakeOptimizer, loss_of: Callable[[Tensor, Tensor], Tensor]) -> Training:
+def adversarial(
+    generator: MakeOptimizer, critic: MakeOptimizer, loss_of: Callable[[Tensor, Tensor], Tensor]
+) -> Training:
     """A generator and a critic in turns; `loss_of` is the critic's loss of its outputs on real and made samples."""
     maker, judge = mlp(), mlp()
     maker[-1] = nn.Linear(32, 8)

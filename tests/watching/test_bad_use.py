@@ -71,6 +71,7 @@ def test_an_unknown_option() -> None:
         ({"capacity": 2.5}, "capacity=2.5: give the number of steps to keep, an int of at least 1"),
         ({"capacity": True}, "capacity=True: give the number of steps to keep, an int of at least 1"),
         ({"strict": 1}, "strict=1: give True or False"),
+        ({"forecast": "yes"}, "forecast='yes': give True or False"),
         ({"replay": "no"}, "replay='no': give True or False"),
         ({"dump_dir": 3}, "dump_dir=3: give a folder's path, or None for no dumps"),
     ],
