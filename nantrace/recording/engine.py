@@ -105,11 +105,12 @@ class EngineRecorder:
             session.ring.rows.clear()  # calls before the first backward were counted as steps of their own
         for root, token in zip(call.roots, tokens, strict=False):
             scaled = session.scaled.get(id(root))
-            value = scalar_value(scaled[1] if scaled is not None and scaled[0]() is root else root)
+            loss = scaled[1] if scaled is not None and scaled[0]() is root else root
+            value = scalar_value(loss)
             if value is not None:
                 session.ring.loss = value
                 if session.forecaster is not None:
-                    session.forecaster.loss_is(root.dtype)
+                    session.forecaster.loss_is(loss.dtype)
                 if not math.isfinite(value) and expecting():
                     session.contained += 1
                 elif not math.isfinite(value):

@@ -20,6 +20,7 @@ from .ring import Label, StepRow
 Key = tuple[str, str | None, int]  # kind, module path, output number
 _KEPT = max(WINDOWS)
 _MAX_SERIES = 8192  # 1.6 MB of magnitudes; further series are not followed
+_AT_ONCE = 32  # series fitted in one step
 _OWN = 3  # columns that belong to no module
 _LOSS, _NORM, _UNFOLLOWED = range(_OWN)
 
@@ -95,9 +96,11 @@ class Forecaster:
 
     def _judge(self, values: torch.Tensor, high: torch.Tensor, step: _Step) -> None:
         lowest = torch.where(self._table > 0, self._table, torch.inf).amin(0)
-        rising = (high & (values >= LEAST_FACTOR * lowest)).nonzero().flatten().tolist()
+        rising = (high & (values >= LEAST_FACTOR * lowest)).nonzero().flatten()
+        if len(rising) > _AT_ONCE:
+            rising = rising[(values / self._least)[rising].topk(_AT_ONCE).indices]  # the nearest to the end
         found = []
-        for column in rising:
+        for column in rising.tolist():
             if step.scaled and self._keys[column][0] == "gradient":
                 continue
             forecast = self._forecast(column, step.number)

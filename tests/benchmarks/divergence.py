@@ -23,22 +23,19 @@ def cell(runs: list[tuple[Case, Ended]]) -> str:
     return ", ".join(name if count == len(runs) else f"{count} {name}" for name, count in counts.items())
 
 
-def table(cases: list[Case], head: str, *, details: bool) -> list[tuple[Case, int, Ended]]:
+def table(cases: list[Case], head: str) -> list[tuple[Case, int, Ended]]:
     """Print a table with a row per series; returns every run."""
-    settings = list(dict.fromkeys(case.setting for case in cases)) if head == "scale" else []
-    if settings:
-        print(f"\n| {head} | {' | '.join(settings)} |\n|---{'|---' * len(settings)}|")
+    settings = dict.fromkeys(case.setting for case in cases)
     found: list[tuple[Case, int, Ended]] = []
+    if cases:
+        print(f"\n| {head} | {' | '.join(settings)} |\n|---{'|---' * len(settings)}|")
     for series in dict.fromkeys(case.series for case in cases):
         cells = []
-        members = [case for case in cases if case.series == series]
-        if not settings:
-            print(f"\n| {series} | {' | '.join(case.setting for case in members)} |\n|---{'|---' * len(members)}|")
-        for case in members:
+        for case in (case for case in cases if case.series == series):
             runs = [(case, seed, run(case.make, STEPS, seed)) for seed in SEEDS]
             cells.append(cell([(case, ended) for case, _, ended in runs]))
             found += runs
-        print(f"| {series if settings else head} | {' | '.join(cells)} |", flush=True)
+        print(f"| {series} | {' | '.join(cells)} |", flush=True)
     return found
 
 
@@ -50,9 +47,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = []
-    for head, cases in (("learning rate", learning_rates()), ("scale", recurrences())):
+    for head, cases in (("learning rate, from", learning_rates()), ("recurrent gain", recurrences())):
         chosen = [case for case in cases if arguments.only in case.series]
-        found += table(chosen, head, details=arguments.why)
+        found += table(chosen, head)
     caught = [(case, ended) for case, _, ended in found if ended.report is not None]
     wrong = [(case, seed, ended) for case, seed, ended in found if case.verdict(ended)]
     print(f"\n{len(found)} runs, {len(found) - len(caught)} silent, {len(caught)} caught, {len(wrong)} told wrongly")

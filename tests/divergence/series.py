@@ -26,7 +26,7 @@ from .trainings import (
     token_loss,
 )
 
-FACTORS = (1, 3, 10, 30, 100, 300, 1000)
+FACTORS = (1, 3, 10, 30, 100, 300, 1000, 1_000_000)
 LENGTHS = (20, 100, 300)
 SCALES = (0.9, 1.0, 1.3, 2.0)
 # of the causes there are, those that say that the training diverged
@@ -38,7 +38,7 @@ class Case:
     """One training of a series."""
 
     series: str
-    setting: str
+    setting: str  # the factor on the learning rate, or the gain of the recurrent matrix
     healthy: bool  # must stay silent
     make: Callable[[], Training]
 
@@ -48,6 +48,8 @@ class Case:
             return "" if ended.finite else "not finite, and no report"
         if self.healthy:
             return "a healthy run was stopped"
+        if ended.report.step == 0 and ended.report.phase == "forward" and ended.cause == "overflow":
+            return ""  # before anything was learned: the start itself leads out of the range
         return "" if ended.cause in DIVERGED else f"told as {ended.cause}"
 
 
@@ -75,9 +77,9 @@ def learning_rates(factors: tuple[int, ...] = FACTORS) -> Iterator[Case]:
         ("CNN", _classifier, 0.02),
     ):
         for factor in factors:
-            yield Case(f"{name}, SGD", f"{rate * factor:g}", factor == 1, partial(build, sgd(rate * factor)))
+            yield Case(f"{name}, SGD {rate}", f"x {factor:g}", factor == 1, partial(build, sgd(rate * factor)))
         for factor in factors:
-            yield Case(f"{name}, Adam", f"{1e-3 * factor:g}", factor == 1, partial(build, adam(1e-3 * factor)))
+            yield Case(f"{name}, Adam 0.001", f"x {factor:g}", factor == 1, partial(build, adam(1e-3 * factor)))
 
 
 def recurrences(lengths: tuple[int, ...] = LENGTHS, scales: tuple[float, ...] = SCALES) -> Iterator[Case]:
