@@ -60,7 +60,7 @@ def leaving_range(series: Sequence[tuple[int, float]], limit: float) -> Trend | 
 
 def falls(series: Sequence[tuple[int, float]], *, since: int) -> bool:
     """Whether a series of (step, magnitude) has come down since that step: its last fifth lies below its first."""
-    values = [value for step, value in series if step >= since]
+    values = [value for step, value in series if step >= since and value == value]
     some = max(1, len(values) // _BLOCKS)
     return len(values) > 1 and median(values[-some:]) < _FALLEN * median(values[:some])
 

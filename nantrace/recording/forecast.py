@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 
 import torch
 
@@ -43,7 +44,7 @@ class Forecaster:
 
     def __init__(self, parameters: torch.dtype) -> None:
         self.due: list[Forecast] = []  # to be said, the soonest overflow first
-        self._waiting: deque[_Step] = deque()
+        self._waiting: deque[_Step] = deque(maxlen=_KEPT)
         self._keys: list[Key] = [("loss", None, 0), ("gradient norm", None, 0), ("unfollowed", None, 0)]
         self._dtypes = [torch.float32, parameters, torch.float32]
         self._columns: dict[Key, int] = {}
@@ -71,7 +72,8 @@ class Forecaster:
                 copied = torch.cuda.Event()
                 copied.record(torch.cuda.current_stream(absmax.device))
                 arrived.append(copied.query)
-        loss, norm = abs(row.loss or 0.0), row.grad_norm or 0.0
+        loss = nan if row.loss is None else abs(row.loss)
+        norm = nan if row.grad_norm is None else row.grad_norm
         self._waiting.append(_Step(row.step, row.labels, magnitudes, tuple(arrived), loss, norm, scaled))
         while self._waiting and all(has_arrived() for has_arrived in self._waiting[0].arrived):
             self._take_in(self._waiting.popleft())

@@ -140,3 +140,11 @@ def test_a_loss_that_falls() -> None:
     assert falls(loss, since=0)
     assert not falls(loss, since=20)
     assert not falls(loss, since=39)
+
+
+def test_steps_without_a_loss_say_nothing_of_it() -> None:
+    """A step that had no loss (NaN in the series) is neither high nor low."""
+    loss = [(step, 3.0 if step % 2 else math.nan) for step in range(40)]
+
+    assert not falls(loss, since=0)
+    assert falls([*loss, *((step, 1.0) for step in range(40, 60))], since=0)
