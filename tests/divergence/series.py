@@ -28,7 +28,7 @@ from .trainings import (
 
 FACTORS = (1, 3, 10, 30, 100, 300, 1000, 1_000_000)
 LENGTHS = (20, 100, 300)
-SCALES = (0.9, 1.0, 1.3, 2.0)
+SCALES = (0.9, 1.0, 1.3, 2.0, 4.0)
 # of the causes there are, those that say that the training diverged
 DIVERGED = {"learning-rate", "exploding-gradient"}
 
@@ -83,9 +83,12 @@ def learning_rates(factors: tuple[int, ...] = FACTORS) -> Iterator[Case]:
 
 
 def recurrences(lengths: tuple[int, ...] = LENGTHS, scales: tuple[float, ...] = SCALES) -> Iterator[Case]:
-    """ReLU and tanh RNN and LSTM, trained gently, from a recurrent matrix with all singular values at `scale`."""
-    for kind in ("relu", "tanh", "lstm"):
+    """ReLU and tanh RNN and LSTM from a recurrent matrix with all singular values at `scale`.
+
+    All are trained gently, and those whose state is bounded with a hundredfold learning rate, too.
+    """
+    for kind, lr in (("relu", 0.01), ("tanh", 0.01), ("tanh", 1.0), ("lstm", 0.01), ("lstm", 1.0)):
         for length in lengths:
             for scale in scales:
-                make = partial(_sequence, kind, scale, length, 0.01)
-                yield Case(f"{kind} RNN of {length}", f"{scale:g}", scale < 1, make)
+                make = partial(_sequence, kind, scale, length, lr)
+                yield Case(f"{kind} RNN of {length}, lr {lr:g}", f"{scale:g}", lr < 1 and scale < 1, make)

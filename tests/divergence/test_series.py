@@ -17,7 +17,7 @@ FEW = [*learning_rates((1, 100, 1000)), *recurrences((20,), (0.9, 2.0))]
 LEFT = {
     "Transformer, SGD 0.05 x 1e+06": "one update made the weights useless: the steps before show no growth",
     "Transformer, Adam 0.001 x 1e+06": "one update made the weights useless: the steps before show no growth",
-    "relu RNN of 100 1.3": "one step with a huge gradient, and the next forward overflows",
+    "relu RNN of 100, lr 0.01 1.3": "one step with a huge gradient, and the next forward overflows",
 }
 
 
@@ -30,7 +30,7 @@ def marked(case: Case) -> Any:
     return pytest.param(case, id=named(case), marks=[pytest.mark.xfail(reason=reason)] if reason else [])
 
 
-ALL = [marked(case) for case in (*learning_rates(), *recurrences())]
+ALL = [marked(case) for case in (*learning_rates(), *recurrences((20, 100)))]
 
 
 @pytest.mark.parametrize("case", FEW, ids=named)
