@@ -19,7 +19,7 @@ _BLOCKS = 5
 LEAST_FACTOR = 4.0  # that a series must have grown by, over a window
 _LEAST_RISE_TO_NOISE = 8.0
 _REACH = 3  # how many times as far as a trend was seen it is continued
-_FALLEN = 0.8  # of what it was
+_FALLEN = 0.95  # of what it was
 _HEALTHY = 1e6  # magnitudes up to here are left alone, where the dtype does not end
 _NEAR_THE_END = 32  # before
 
