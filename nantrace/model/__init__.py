@@ -12,6 +12,7 @@ from .example import OperandValue as OperandValue
 from .history import Event as Event
 from .history import History as History
 from .history import StepRecord as StepRecord
+from .loss_term import LossTerm as LossTerm
 from .op import Edge as Edge
 from .op import Op as Op
 from .op import Status as Status
