@@ -13,6 +13,8 @@ from .catalogue import MEANING as MEANING
 from .catalogue import meaning as meaning
 from .finding import Finding
 from .rules import RULES
+from .terms import with_terms
+from .trend import with_trend
 from .unexplained import undetermined
 
 _log = logging.getLogger("nantrace")
@@ -21,7 +23,7 @@ _log = logging.getLogger("nantrace")
 def diagnose(snapshot: Snapshot) -> Diagnosis:
     """Conclude the cause from a snapshot; UNDETERMINED where no rule has evidence."""
     findings = _findings(snapshot) or [undetermined(snapshot)]
-    first = findings[0]
+    first = with_terms(snapshot, with_trend(snapshot, findings[0]))
     others = dict.fromkeys(finding.cause for finding in findings[1:] if finding.cause is not first.cause)
     sure = first.confidence
     if sure == "certain" and snapshot.replay.doubts and snapshot.replay.reproduced is not True:
