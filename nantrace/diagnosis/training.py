@@ -163,12 +163,10 @@ def _early(snapshot: Snapshot) -> list[str]:
 
 def _for_rate(snapshot: Snapshot, loss: Growth | None) -> tuple[Remedy, ...]:
     facts = snapshot.optimizer
-    clip = (
-        () if facts is not None and divides(facts) else (clipping(snapshot, healthy_gradient_norm(snapshot.history)),)
-    )
+    scale_free = facts is not None and divides(facts)  # such an optimizer does not notice that gradients were clipped
     return (
         lowering(snapshot, loss),
-        *clip,  # which an optimizer that divides by the gradient's own size does not notice
+        *(() if scale_free else (clipping(snapshot, healthy_gradient_norm(snapshot.history)),)),
         Remedy(
             "Warm the learning rate up over the first steps, and normalise (scale) inputs and targets to about unit "
             "size.",
