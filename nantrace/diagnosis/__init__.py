@@ -49,8 +49,8 @@ def _tried(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, ..
 
 
 def _in_context(snapshot: Snapshot, finding: Finding) -> Finding:
-    """The finding with what the steps before and the terms of the loss say about it."""
-    for context in (with_trend, with_terms):
+    """The finding with what the terms of the loss and the steps before say about it."""
+    for context in (with_terms, with_trend):
         try:
             finding = context(snapshot, finding)
         except Exception:

@@ -71,8 +71,14 @@ class _Watching(Microscope):
 
     def seen_of(self, node: Any) -> Any:
         """The op of an autograd node, or None."""
-        number = self._by_sequence.get(node_sequence_number(node) or -1)
+        sequence = node_sequence_number(node)
+        number = self._by_sequence.get(sequence) if sequence is not None else None
         return self.op(number) if number is not None else None
+
+    def value_of(self, node: Any) -> torch.Tensor | None:
+        """What the op of a node gave, where that was small."""
+        sequence = node_sequence_number(node)
+        return self.values.get(sequence) if sequence is not None else None
 
 
 def _terms(recorder: Recorder, tell: Callable[[Run, list[_Term]], list[LossTerm]]) -> tuple[LossTerm, ...]:
@@ -202,7 +208,7 @@ def _value(watching: _Watching, part: Part) -> float | None:
     """What a part was, without its weight: of one per sample, the mean with the weights that these have."""
     if part.parameter is not None:
         return float(part.parameter.detach()) if part.parameter.numel() == 1 else None
-    value = watching.values.get(node_sequence_number(part.node) or -1)
+    value = watching.value_of(part.node)
     if value is None or value.numel() != part.weight.numel():
         return None
     if value.numel() == 1:

@@ -57,14 +57,14 @@ def computed_text(source: Source | None) -> str | None:
 
 
 def _factor(node: ast.BinOp, sides: list[ast.expr], made_as: str | None) -> str | None:
-    """Which of two factors is the term: the one that is called so where it was made, the call, else the right one."""
+    """Which of two factors is the term: the one that is called so where it was made, or the call; else both of them."""
     texts = [_text(side) for side in sides]
     if made_as is not None and made_as in texts:
         return made_as
     if isinstance(node.op, ast.Div):
         return texts[0]
     calls = [text for side, text in zip(sides, texts, strict=True) if isinstance(side, ast.Call)]
-    return calls[0] if len(calls) == 1 else texts[1]
+    return calls[0] if len(calls) == 1 else _text(node)
 
 
 def _statement(source: Source | None) -> ast.AST | None:
