@@ -12,6 +12,7 @@ from .updates import divides, rate_of
 
 _SGD_PART = 0.01  # of the weights: a first update as large as this is stable on everything that was tried
 _ADAM_PART = 0.01
+_LEAST_CUT = 1e-9  # of the rate: where less would be left, it is the gradient that is out of line
 _ADAM_USUAL = 1e-3
 
 
@@ -58,7 +59,7 @@ def lower_rate(snapshot: Snapshot, loss: Growth | None) -> tuple[float, str] | N
             f"{times / (2 * (1 + momentum)):.2g} times the largest stable one"
         )
     part = _part_of_weights(snapshot.history, momentum, loss)
-    if part is not None and part < rate / 2:
+    if part is not None and _LEAST_CUT * rate < part < rate / 2:
         return round_down(part), (
             f"with lr={spelled(round_down(part))} the first update is about 1% of the weights; with lr={show(rate)} it "
             f"was {100 * _SGD_PART * rate / part:.3g}%"
@@ -113,7 +114,7 @@ def _part_of_weights(history: History, momentum: float, loss: Growth | None) -> 
     """The rate at which a healthy step's update is a hundredth of the weights."""
     known = [
         (step.step, step.weight_norm / step.grad_norm)
-        for step in history.steps[:-1]
+        for step in history.steps
         if step.weight_norm and step.grad_norm and isfinite(step.weight_norm) and isfinite(step.grad_norm)
     ]
     if not known:

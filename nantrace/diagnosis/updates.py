@@ -134,10 +134,12 @@ def _update(snapshot: Snapshot, facts: OptimizerFacts, step: StepRecord, after: 
     if step.grad_norm is None or not isfinite(step.grad_norm):
         return None
     momentum = number(facts.settings.get("momentum")) or 0.0
-    inertia = f" / (1 - momentum {show(momentum)})" if 0 < momentum < 1 else ""
+    inertia = (
+        f", and up to {1 / (1 - momentum):.3g} times that with momentum {show(momentum)}" if 0 < momentum < 1 else ""
+    )
     moved = rate * step.grad_norm
     text = f"lr * gradient norm = {show(rate)} * {show(step.grad_norm)} = {show(moved)}"
-    return Update(step.step, rate, moved, before, after, text + (f", with momentum up to{inertia}" if inertia else ""))
+    return Update(step.step, rate, moved, before, after, text + inertia)
 
 
 def _is_what_it_moved(update: Update, parameter: float | None) -> bool:
