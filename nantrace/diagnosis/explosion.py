@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..model import Remedy, Snapshot
-from .growth import healthy_gradient_norm
+from .growth import Growth, healthy_gradient_norm
 from .numbers import limits, show
 from .rates import clipping
 from .reading import dtype_of
 from .reuse import Through, reused, through_depth, through_time
+from .updates import large_before
 
 _BOUNDED = 1e6  # forward values up to here are no sign of divergence
 
@@ -27,7 +28,13 @@ class Explosion:
 def explosion(snapshot: Snapshot) -> Explosion | None:
     """The first growth through the calls of a module; else that through the depth of the failing step's backward."""
     history = snapshot.history
-    through = through_time(history) or through_depth(history, snapshot.step, snapshot.ops)
+
+    def matters(kind: str, step: int) -> bool:
+        if step == snapshot.step:  # values born in the forward owe nothing to the gradients after it
+            return kind == "forward" or snapshot.phase in ("backward", "optimizer")
+        return kind == "forward" or large_before(snapshot, step + 1) is not False  # its update spoiled the weights
+
+    through = through_time(history, matters) or through_depth(history, snapshot.step, snapshot.ops)
     if through is None:
         return None
     forward = [event.absmax for event in history.at(through.step) if event.kind == "forward"]
@@ -50,6 +57,16 @@ def explosion(snapshot: Snapshot) -> Explosion | None:
     if through.kind == "gradient" and bounded:
         evidence.append(f"the forward values stayed bounded: at most {show(bounded)}")
     return Explosion(through, tuple(evidence), calls, bounded)
+
+
+def explosion_over_steps(snapshot: Snapshot, over: Growth) -> Explosion | None:
+    """A gradient norm that grew from step to step, while the forward values of the failing step stayed bounded."""
+    forward = [event.absmax for event in snapshot.history.at(snapshot.step) if event.kind == "forward"]
+    if any(not value <= _BOUNDED for value in forward):
+        return None
+    bounded = max(forward, default=0.0)
+    evidence = (f"the forward values stayed bounded: at most {show(bounded)}",) if bounded else ()
+    return Explosion(Through(over.until, "gradient", None, 0, over, "step"), evidence, _calls(snapshot), bounded)
 
 
 def for_explosion(snapshot: Snapshot, found: Explosion) -> tuple[Remedy, ...]:

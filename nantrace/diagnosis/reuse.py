@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..model import Event, History, Op
@@ -34,8 +34,11 @@ def reused(history: History, step: int) -> dict[str, int]:
     return {module: count for module, count in counts.items() if count >= LEAST_CALLS}
 
 
-def through_time(history: History) -> Through | None:
-    """The first recorded step in which values or gradients grew from call to call of one module."""
+def through_time(history: History, matters: Callable[[str, int], bool]) -> Through | None:
+    """The first recorded step in which values or gradients grew from call to call of one module.
+
+    `matters(kind, step)` says whether a growth there can have had a part in what came after.
+    """
     for record in history.steps:
         events = history.at(record.step)
         calls = reused(history, record.step)
@@ -43,6 +46,7 @@ def through_time(history: History) -> Through | None:
             through
             for module, count in calls.items()
             for kind in ("gradient", "forward")
+            if matters(kind, record.step)
             if (through := _along(record.step, kind, module, count, events)) is not None
         ]
         if found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..model import Cause, Remedy, Snapshot
-from .explosion import Explosion, explosion, for_explosion
+from .explosion import Explosion, explosion, explosion_over_steps, for_explosion
 from .finding import Finding
 from .growth import (
     Growth,
@@ -85,11 +85,10 @@ def exploding_gradient(snapshot: Snapshot) -> Finding | None:
     found = _began_inside_a_step(snapshot) or _through_depth(snapshot)
     if found is None:
         return None
-    evidence = list(found.evidence)
-    over_steps = gradient_norm_growth(snapshot.history)
-    if over_steps is not None:
-        evidence.append(told("the gradient norm", over_steps, snapshot.history))
-    proven = found.through is not None and found.through.step == snapshot.step and end.confidence == "certain"
+    over = gradient_norm_growth(snapshot.history)
+    evidence = [*found.evidence, *((told("the gradient norm", over, snapshot.history),) if over is not None else ())]
+    inside = found.through.step == snapshot.step and found.through.kind == "gradient"
+    proven = inside and end.confidence == "certain"
     confidence = "certain" if proven and snapshot.phase == "backward" else "likely"
     return Finding(Cause.EXPLODING_GRADIENT, confidence, (*evidence, *end.evidence), for_explosion(snapshot, found))
 
@@ -97,7 +96,7 @@ def exploding_gradient(snapshot: Snapshot) -> Finding | None:
 def _began_inside_a_step(snapshot: Snapshot) -> Explosion | None:
     """An explosion through time at weights that no large update had touched: the recurrence, not the learning rate."""
     found = explosion(snapshot)
-    if found is None or found.through is None or found.through.module is None:
+    if found is None or found.through.module is None:
         return None
     if large_before(snapshot, found.through.step) is not False:
         grown = [one.since for one in (loss_growth(snapshot.history), _module(snapshot)) if one is not None]
@@ -107,13 +106,16 @@ def _began_inside_a_step(snapshot: Snapshot) -> Explosion | None:
 
 
 def _through_depth(snapshot: Snapshot) -> Explosion | None:
-    """An explosion through the depth of the failing step's backward, in a run that did not diverge."""
+    """An explosion through the depth of the failing backward, or over the steps, in a run that did not diverge."""
     if snapshot.phase not in ("backward", "optimizer"):
         return None
     if loss_growth(snapshot.history) is not None or first_growing_module(snapshot.history) is not None:
         return None
     found = explosion(snapshot)
-    return found if found is not None and found.bounded is not None else None
+    if found is not None:
+        return found if found.bounded is not None else None
+    over = gradient_norm_growth(snapshot.history)
+    return explosion_over_steps(snapshot, over) if over is not None else None
 
 
 def _module(snapshot: Snapshot) -> Growth | None:
