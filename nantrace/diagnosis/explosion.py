@@ -101,7 +101,7 @@ def _calls(snapshot: Snapshot) -> tuple[str, int] | None:
     origin = snapshot.origin
     if origin is None or origin.module is None:
         return None
-    counted = reused(snapshot.history, snapshot.step).get(origin.module) or sum(
+    counted = reused(snapshot.history.at(snapshot.step)).get(origin.module) or sum(
         op.phase == "forward" and op.module == origin.module and op.name == origin.op for op in snapshot.ops
     )
     return (origin.module or "the model", counted) if counted > 1 else None

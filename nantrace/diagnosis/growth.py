@@ -94,13 +94,29 @@ def gradient_norm_growth(history: History) -> Growth | None:
 
 def first_growing_module(history: History) -> tuple[str, Growth] | None:
     """The module whose output began to grow first; of several, the first that was called."""
-    grown = [(module, found) for module in history.modules() if (found := module_growth(history, module)) is not None]
+    outputs = _outputs(history)
+    grown = [(module, found) for module in outputs if (found := _output_growth(outputs[module])) is not None]
     return min(grown, key=lambda pair: pair[1].since, default=None)
 
 
 def module_growth(history: History, module: str) -> Growth | None:
     """The growth of one module's output over the recorded steps."""
-    found = growth(history.series(module))
+    return _output_growth(dict(history.series(module)))
+
+
+def _outputs(history: History) -> dict[str, dict[int, float]]:
+    """The largest output of each module in each step, read in one pass: a history may hold a million events."""
+    found: dict[str, dict[int, float]] = {}
+    for event in history.events:
+        if event.kind == "forward":
+            series = found.setdefault(event.module, {})
+            value, known = event.absmax, series.get(event.step)
+            series[event.step] = value if known is None or value != value or value > known else known
+    return found
+
+
+def _output_growth(series: dict[int, float]) -> Growth | None:
+    found = growth(sorted(series.items()))
     return found if found is not None and found.last >= _LEAST_OUTPUT else None
 
 

@@ -25,10 +25,10 @@ class Through:
     unit: str  # what one of the points is: "call of cell.w_h", "module call", "mm"
 
 
-def reused(history: History, step: int) -> dict[str, int]:
+def reused(events: Iterable[Event]) -> dict[str, int]:
     """The modules that one step called often, with how often."""
     counts: dict[str, int] = {}
-    for event in history.at(step):
+    for event in events:
         if event.kind == "forward" and event.output == 0:
             counts[event.module] = counts.get(event.module, 0) + 1
     return {module: count for module, count in counts.items() if count >= LEAST_CALLS}
@@ -39,9 +39,12 @@ def through_time(history: History, matters: Callable[[str, int], bool]) -> Throu
 
     `matters(kind, step)` says whether a growth there can have had a part in what came after.
     """
+    steps: dict[int, list[Event]] = {}
+    for event in history.events:  # once: a history may hold a million
+        steps.setdefault(event.step, []).append(event)
     for record in history.steps:
-        events = history.at(record.step)
-        calls = reused(history, record.step)
+        events = steps.get(record.step, [])
+        calls = reused(events)
         found = [
             through
             for module, count in calls.items()
