@@ -74,6 +74,11 @@ def run_backward(*args: Any, **kwargs: Any) -> Any:
     return torch.autograd.Variable._execution_engine.run_backward(*args, **kwargs)
 
 
+def gradient_edge(node: Any, output: int) -> Any:
+    """A node's output as a root for the engine, where the tensor itself is gone. Gone: loss terms are not told."""
+    return torch.autograd.graph.GradientEdge(node, output)
+
+
 def foreach_norm(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The 2-norm of each tensor in one call. Gone: one `vector_norm` per tensor."""
     try:

@@ -26,11 +26,12 @@ from .errors import (
     OptionError,
     WatchError,
 )
-from .model import Forecast, Snapshot
+from .model import Cause, Forecast, Snapshot
 from .recording.alarm import Alarm, first_bad, gradients_of
 from .recording.intervals import ModuleIntervals
 from .recording.recorder import Recorder
 from .report import Report
+from .tracing.loss_terms import loss_terms, loss_terms_with_gradients
 from .tracing.op_level import LiveMicroscope
 from .tracing.trace import Traced, trace
 from .tracing.trials import try_changes
@@ -377,7 +378,9 @@ class Tracer:
         above = recorder.quiet()
         try:
             traced = trace(alarm, recorder, replaying=self.options.replay)
-            return _with_remedies_tried(traced, alarm, recorder) if self.options.replay else Report(traced.snapshot)
+            if not self.options.replay:
+                return Report(traced.snapshot)
+            return _with_terms(_with_remedies_tried(traced, alarm, recorder), alarm, recorder)
         except Exception as error:  # the tracer's own fault must not cost the user the alarm
             log.warning("nantrace: tracing the anomaly failed: %r", error, exc_info=error)
             from .tracing.trace import bare
@@ -426,6 +429,18 @@ def _with_remedies_tried(traced: Traced, alarm: Alarm, recorder: Recorder) -> Re
         log.warning("nantrace: trying the remedies failed: %r", error, exc_info=error)
         return Report(snapshot)
     return Report(replace(snapshot, trials=trials))
+
+
+def _with_terms(report: Report, alarm: Alarm, recorder: Recorder) -> Report:
+    """The report with the terms of the loss, where the step was replayed; their gradients where these grew."""
+    snapshot = report.snapshot
+    if snapshot.replay.reproduced is not True or snapshot.source_value is not None:
+        return report
+    if alarm.kind not in ("loss", "gradient"):
+        return report
+    grown = report.cause in (Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
+    terms = loss_terms_with_gradients(recorder) if grown else loss_terms(recorder)
+    return Report(replace(snapshot, terms=terms)) if terms else report
 
 
 def _warn(text: str, report: Report) -> None:

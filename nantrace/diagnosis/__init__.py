@@ -13,6 +13,8 @@ from .catalogue import MEANING as MEANING
 from .catalogue import meaning as meaning
 from .finding import Finding
 from .rules import RULES
+from .terms import with_terms
+from .trend import with_trend
 from .unexplained import undetermined
 
 _log = logging.getLogger("nantrace")
@@ -21,7 +23,7 @@ _log = logging.getLogger("nantrace")
 def diagnose(snapshot: Snapshot) -> Diagnosis:
     """Conclude the cause from a snapshot; UNDETERMINED where no rule has evidence."""
     findings = _findings(snapshot) or [undetermined(snapshot)]
-    first = findings[0]
+    first = _in_context(snapshot, findings[0])
     others = dict.fromkeys(finding.cause for finding in findings[1:] if finding.cause is not first.cause)
     sure = first.confidence
     if sure == "certain" and snapshot.replay.doubts and snapshot.replay.reproduced is not True:
@@ -32,7 +34,7 @@ def diagnose(snapshot: Snapshot) -> Diagnosis:
 def changes_to_try(snapshot: Snapshot) -> tuple[Change, ...]:
     """What the remedies of the first cause would change, each once, in their order."""
     findings = _findings(snapshot)
-    remedies = findings[0].remedies if findings else ()
+    remedies = _in_context(snapshot, findings[0]).remedies if findings else ()
     return tuple(dict.fromkeys(remedy.change for remedy in remedies if remedy.change is not None))
 
 
@@ -44,6 +46,16 @@ def _tried(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, ..
         for remedy in remedies
     ]
     return tuple(sorted(told, key=lambda remedy: {True: 0, None: 1, False: 2}[remedy.verified]))
+
+
+def _in_context(snapshot: Snapshot, finding: Finding) -> Finding:
+    """The finding with what the terms of the loss and the steps before say about it."""
+    for context in (with_terms, with_trend):
+        try:
+            finding = context(snapshot, finding)
+        except Exception:
+            _log.warning("%s failed and was left out", context.__name__, exc_info=True)
+    return finding
 
 
 def _findings(snapshot: Snapshot) -> list[Finding]:

@@ -5,19 +5,22 @@ One outlier is no growth: with its largest jump taken out, a series must still h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, log10
-from statistics import median
+from statistics import mean, median, pstdev
 
-from ..model import History, Op
+from ..model import History
 from .numbers import show, show_power
 
 _LEAST_TOTAL = 1.5  # decades from the start to the end
 _LEAST_WITHOUT_JUMP = 1.0  # decades that must remain without the largest jump
 _LEAST_SHORT = 2.0  # the same, of a series of only three points
 _LEAST_RISING = 0.6  # of the single changes
+_LEAST_END = 1.0  # a loss that ends below has not diverged
+_LEAST_OUTPUT = 30.0  # nor have outputs: those of a layer that began at zero grow to about 1 in every healthy run
+_STEADY = 0.4  # the spread of the single changes, as a part of their mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ def growth(series: Iterable[tuple[int, float]]) -> Growth | None:
     remaining = total - max(changes)
     rising = sum(change > 0 for change in changes) / len(changes)
     needed = _LEAST_SHORT if len(rise) == 3 else _LEAST_WITHOUT_JUMP
+    before = max((log10(value) for _, value in points[:begin]), default=logs[-1])
+    if logs[-1] < before:  # it has come from there: a recovery, or the noise at the end of a fall
+        return None
     if total < _LEAST_TOTAL or remaining < needed or rising < _LEAST_RISING or logs[-1] < max(logs) - 1:
         return None
     return Growth(rise[0][0], rise[-1][0], len(rise), rise[0][1], rise[-1][1])
@@ -66,7 +72,19 @@ def growth(series: Iterable[tuple[int, float]]) -> Growth | None:
 
 def loss_growth(history: History) -> Growth | None:
     """The growth of the loss over the recorded steps."""
-    return growth((step.step, step.loss) for step in history.steps if step.loss is not None)
+    found = growth((step.step, step.loss) for step in history.steps if step.loss is not None)
+    return found if found is not None and found.last >= _LEAST_END else None
+
+
+def steady(history: History, loss: Growth) -> bool:
+    """Whether the loss grew by about the same factor each step: a quadratic loss, or close to one."""
+    logs = [
+        log10(abs(step.loss))
+        for step in history.steps
+        if step.step >= loss.since and step.loss is not None and isfinite(step.loss) and step.loss != 0
+    ]
+    changes = [after - before for before, after in pairwise(logs)]
+    return len(changes) >= 4 and mean(changes) > 0 and pstdev(changes) <= _STEADY * mean(changes)
 
 
 def gradient_norm_growth(history: History) -> Growth | None:
@@ -76,29 +94,30 @@ def gradient_norm_growth(history: History) -> Growth | None:
 
 def first_growing_module(history: History) -> tuple[str, Growth] | None:
     """The module whose output began to grow first; of several, the first that was called."""
-    grown = [(module, found) for module in history.modules() if (found := growth(history.series(module))) is not None]
+    outputs = _outputs(history)
+    grown = [(module, found) for module in outputs if (found := _output_growth(outputs[module])) is not None]
     return min(grown, key=lambda pair: pair[1].since, default=None)
 
 
-def gradient_growth_in_step(history: History, step: int, ops: Sequence[Op]) -> tuple[Growth, str] | None:
-    """The growth of the gradient inside one step's backward, and what was counted.
+def module_growth(history: History, module: str) -> Growth | None:
+    """The growth of one module's output over the recorded steps."""
+    return _output_growth(dict(history.series(module)))
 
-    Read from the ops of the replay where they are known, else from the recorded events.
-    """
-    best: tuple[Growth, str] | None = None
-    groups: dict[tuple[str, tuple[int, ...]], list[float]] = {}
-    for op in ops:
-        if op.phase == "backward" and op.outputs and op.outputs[0].absmax is not None and op.outputs[0].nonfinite == 0:
-            groups.setdefault((op.name, op.outputs[0].shape), []).append(op.outputs[0].absmax)
-    for (name, _), values in groups.items():
-        found = growth(enumerate(values)) if len(values) >= 5 else None
-        if found is not None and (best is None or found.points > best[0].points):
-            best = found, name
-    if best is not None:
-        return best
-    gradients = [event for event in history.at(step) if event.kind == "gradient" and event.finite]
-    found = growth(enumerate(event.absmax for event in gradients)) if len(gradients) >= 4 else None
-    return (found, "module call") if found is not None else None
+
+def _outputs(history: History) -> dict[str, dict[int, float]]:
+    """The largest output of each module in each step, read in one pass: a history may hold a million events."""
+    found: dict[str, dict[int, float]] = {}
+    for event in history.events:
+        if event.kind == "forward":
+            series = found.setdefault(event.module, {})
+            value, known = event.absmax, series.get(event.step)
+            series[event.step] = value if known is None or value != value or value > known else known
+    return found
+
+
+def _output_growth(series: dict[int, float]) -> Growth | None:
+    found = growth(sorted(series.items()))
+    return found if found is not None and found.last >= _LEAST_OUTPUT else None
 
 
 def healthy_gradient_norm(history: History) -> float | None:

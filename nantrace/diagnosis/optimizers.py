@@ -7,13 +7,13 @@ from math import isfinite, log10, sqrt
 from ..model import Cause, OptimizerFacts, Origin, Remedy, Snapshot
 from .division import zero_division
 from .finding import Finding
+from .growth import healthy_gradient_norm, loss_growth
 from .numbers import limits, log_of, number, rounded, show, show_index, show_limit, show_power
+from .rates import clipping, lowering
 from .reading import dtype_of, element, operand
+from .updates import divides
 
 _SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "max_exp_avg_sq", "v")
-_DIVIDING = frozenset(
-    {"adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "sparseadam", "adafactor"}
-)
 
 
 def optimizer_precision(snapshot: Snapshot) -> Finding | None:
@@ -135,21 +135,13 @@ def update_overflow(snapshot: Snapshot) -> Finding | None:
     product = f"{show(factor)} * {show(size)} = {show_power(power)}"
     text = f"the update of {_where(origin, facts)} is {product}, {show_limit(dtype)}"
     advice = (
-        Remedy("Lower the learning rate.", f"{facts.type}(..., lr={rate / 10:.1g})"),
-        Remedy(
-            "Clip the gradient norm before the step.",
-            "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)",
-        ),
+        lowering(snapshot, loss_growth(snapshot.history)),
+        clipping(snapshot, healthy_gradient_norm(snapshot.history)),
     )
     return Finding(Cause.OVERFLOW, "certain", (text,), advice)
 
 
 _INFINITE = (float("inf"), float("-inf"))
-
-
-def divides(facts: OptimizerFacts) -> bool:
-    """Whether the optimizer divides by the root of a second moment."""
-    return facts.type.lower() in _DIVIDING or "adam" in facts.type.lower()
 
 
 def inner_eps(snapshot: Snapshot) -> Finding | None:

@@ -1,60 +1,58 @@
-"""Values that grew until they overflowed: over the steps, or through the depth of one backward."""
+"""Values that grew until they overflowed: over the steps, or through the calls of one step."""
 
 from __future__ import annotations
 
-from math import sqrt
-
-from ..model import Cause, Origin, Remedy, Snapshot
+from ..model import Cause, Remedy, Snapshot
+from .explosion import Explosion, explosion, explosion_over_steps, for_explosion
 from .finding import Finding
 from .growth import (
     Growth,
     first_growing_module,
-    gradient_growth_in_step,
     gradient_norm_growth,
     healthy_gradient_norm,
     loss_growth,
+    module_growth,
     told,
 )
-from .numbers import limits, number, show
+from .numbers import show
 from .optimizers import update_overflow
+from .outlier import outlier
 from .overflow import overflow, overflow_in_backward
-from .reading import dtype_of
+from .rates import clipping, lowering
+from .trend import loss_trend
+from .updates import Update, divides, large_before, rate_of, swamped, told_update, too_large
 
-_BOUNDED = 1e6  # forward values up to here are no sign of divergence
 _MILLION = 1e6
+_FIRST = 100  # iterations: where a learning rate that is too high shows itself
 
 
 def learning_rate(snapshot: Snapshot) -> Finding | None:
     """Loss, activations or gradients grew over the recorded steps until something overflowed.
 
     Likely: something overflowed at last, and before that the loss or a module's output rose over three steps
-    or more by a factor of 30, and of 10 without its largest jump; or one SGD update, lr * gradient norm, made up
-    most of a parameter.
+    or more by a factor of 30, and of 10 without its largest jump; or an update as large as the weights themselves
+    made the outputs a thousand times larger. One batch whose gradient stands out does not count.
     """
     end = _overflow(snapshot)
-    if end is None:
+    if end is None or _began_inside_a_step(snapshot) is not None:
         return None
-    history = snapshot.history
+    one = outlier(snapshot)
+    history = snapshot.history if one is None else snapshot.history.until(one.step)  # what one batch did is no growth
     loss, module, gradient = loss_growth(history), first_growing_module(history), gradient_norm_growth(history)
-    evidence = []
-    if loss is not None:
-        evidence.append(told("loss", loss, history))
-    if module is not None:
-        evidence.append(
-            "the first module to grow: " + told(f"the output of {module[0] or 'the model'}", module[1], history)
-        )
-    if not evidence and snapshot.phase == "backward":
+    if loss is None and module is not None and _fell(snapshot):
+        return None  # outputs that grow while the loss falls are what was learned
+    first = swamped(snapshot) if one is None else None
+    if loss is None and module is None and first is None and (gradient is None or snapshot.phase == "backward"):
         return None
-    leap = _leap(snapshot) if not evidence and gradient is None else None
-    if leap is not None:
-        evidence.append(leap)
-    if not evidence and gradient is None:
-        return None
-    rate = _rate(snapshot)
-    last = [f"the learning rate is {show(rate)}"] if rate is not None else []
+    update = first or too_large(snapshot)
+    evidence = [*_rate_and_growth(snapshot, update, loss, module), *_at_the_origin(snapshot, module), *end.evidence]
+    rate = rate_of(snapshot)
+    if update is None and rate is not None:
+        evidence.append(f"the learning rate is {show(rate)}")
     if gradient is not None:
-        last.append(told("the gradient norm", gradient, history))
-    return Finding(Cause.LEARNING_RATE, "likely", (*evidence, *end.evidence, *last), _for_rate(snapshot, loss, rate))
+        evidence.append(told("the gradient norm", gradient, history))
+    evidence += _early(snapshot)
+    return Finding(Cause.LEARNING_RATE, "likely", tuple(evidence), _for_rate(snapshot, loss))
 
 
 def divergence(snapshot: Snapshot) -> Finding | None:
@@ -71,165 +69,109 @@ def divergence(snapshot: Snapshot) -> Finding | None:
         evidence.append(told(f"the output of {module[0] or 'the model'}", module[1], history))
     if not evidence or snapshot.source_value is not None or snapshot.exception is not None:
         return None
-    return Finding(Cause.LEARNING_RATE, "likely", tuple(evidence), _for_rate(snapshot, loss, _rate(snapshot)))
+    return Finding(Cause.LEARNING_RATE, "likely", tuple(evidence), _for_rate(snapshot, loss))
 
 
 def exploding_gradient(snapshot: Snapshot) -> Finding | None:
-    """The gradient grew geometrically through depth or time in backward, while forward values stayed bounded.
+    """Gradients or values grew geometrically through time or depth inside a step, at weights that were still sound.
 
-    Certain: the gradient's growth inside the backward was read from the ops of the replay, the forward values
-    stayed below 1e6, the history does not grow, and the overflow at the end is itself certain.
-    Likely: the same, where the growth is known only over the steps, or the overflow at the end is likely.
+    Certain: the gradient grew so in the failing step's own backward, and the overflow at its end is itself certain.
+    Likely: values grew so in the forward pass (a module called 8 times or more), or an earlier step's gradient did and
+    its update spoiled the weights, or the overflow at the end is likely. No update before was a tenth of the weights.
     """
     end = _overflow(snapshot)
-    if end is None or snapshot.phase not in ("backward", "optimizer"):
+    if end is None:
         return None
-    history = snapshot.history
-    if loss_growth(history) is not None or first_growing_module(history) is not None:
+    found = _began_inside_a_step(snapshot) or _through_depth(snapshot)
+    if found is None:
         return None
-    forward = [event.absmax for event in history.at(snapshot.step) if event.kind == "forward"]
-    if any(not value <= _BOUNDED for value in forward):
+    over = gradient_norm_growth(snapshot.history)
+    evidence = [*found.evidence, *((told("the gradient norm", over, snapshot.history),) if over is not None else ())]
+    inside = found.through.step == snapshot.step and found.through.kind == "gradient"
+    proven = inside and end.confidence == "certain"
+    confidence = "certain" if proven and snapshot.phase == "backward" else "likely"
+    return Finding(Cause.EXPLODING_GRADIENT, confidence, (*evidence, *end.evidence), for_explosion(snapshot, found))
+
+
+def _began_inside_a_step(snapshot: Snapshot) -> Explosion | None:
+    """An explosion through time at weights that no large update had touched: the recurrence, not the learning rate."""
+    found = explosion(snapshot)
+    if found is None or found.through.module is None:
         return None
-    evidence = []
-    found = gradient_growth_in_step(history, snapshot.step, snapshot.ops)
+    if large_before(snapshot, found.through.step) is not False:
+        grown = [one.since for one in (loss_growth(snapshot.history), _module(snapshot)) if one is not None]
+        if large_before(snapshot, found.through.step) or any(since < found.through.step for since in grown):
+            return None
+    return found
+
+
+def _through_depth(snapshot: Snapshot) -> Explosion | None:
+    """An explosion through the depth of the failing backward, or over the steps, in a run that did not diverge."""
+    if snapshot.phase not in ("backward", "optimizer"):
+        return None
+    if loss_growth(snapshot.history) is not None or first_growing_module(snapshot.history) is not None:
+        return None
+    found = explosion(snapshot)
     if found is not None:
-        grown, unit = found
-        evidence.append(
-            f"in the backward of step {snapshot.step} the gradient grew {grown.per(unit)}, {grown.points} of them in "
-            "a row "
-            f"({show(grown.first)} -> {show(grown.last)})"
-        )
-    over_steps = gradient_norm_growth(history)
-    if over_steps is not None:
-        evidence.append(told("the gradient norm", over_steps, history))
-    if not evidence:
-        return None
-    calls = _calls(snapshot)
-    if calls is not None:
-        evidence.append(
-            f"{calls[0]} was called {calls[1]} times in this step, so its Jacobian is multiplied {calls[1]} times"
-        )
-    if forward:
-        evidence.append(f"the forward values stayed bounded: at most {show(max(forward))}")
-    confidence = "certain" if found is not None and end.confidence == "certain" else "likely"
-    return Finding(Cause.EXPLODING_GRADIENT, confidence, (*evidence, *end.evidence), _for_explosion(snapshot, calls))
+        return found if found.bounded is not None else None
+    over = gradient_norm_growth(snapshot.history)
+    return explosion_over_steps(snapshot, over) if over is not None else None
+
+
+def _module(snapshot: Snapshot) -> Growth | None:
+    found = first_growing_module(snapshot.history)
+    return found[1] if found is not None else None
 
 
 def _overflow(snapshot: Snapshot) -> Finding | None:
     return overflow(snapshot) or overflow_in_backward(snapshot) or update_overflow(snapshot)
 
 
-def _leap(snapshot: Snapshot) -> str | None:
-    """One plain SGD update so large that the parameter it made is most of that update."""
-    steps = snapshot.history.steps
+def _fell(snapshot: Snapshot) -> bool:
+    trend = loss_trend(snapshot.history, snapshot.step)
+    return trend is not None and trend.way == "falling"
+
+
+def _rate_and_growth(
+    snapshot: Snapshot, update: Update | None, loss: Growth | None, module: tuple[str, Growth] | None
+) -> list[str]:
+    """The chain from its deepest link on: the rate, what it did to the loss, which module went first."""
+    links = []
+    if update is not None and snapshot.optimizer is not None:
+        links.append(told_update(update, snapshot.optimizer))
+    if loss is not None:
+        links.append(told("loss", loss, snapshot.history))
+    if module is not None:
+        name = module[0] or "the model"
+        links.append("the first module to grow: " + told(f"the output of {name}", module[1], snapshot.history))
+    return links
+
+
+def _at_the_origin(snapshot: Snapshot, first: tuple[str, Growth] | None) -> list[str]:
+    """How the module grew in which the value was born, where another one went first."""
+    origin = snapshot.origin
+    if first is None or origin is None or origin.module is None or origin.module == first[0]:
+        return []
+    found = module_growth(snapshot.history, origin.module)
+    name = origin.module or "the model"
+    return [told(f"where it overflowed, the output of {name}", found, snapshot.history)] if found is not None else []
+
+
+def _early(snapshot: Snapshot) -> list[str]:
+    if snapshot.step >= _FIRST or snapshot.history.evicted_steps:
+        return []
+    return [f"it came in step {snapshot.step}, within the first {_FIRST}: no warm-up, or a rate that never was right"]
+
+
+def _for_rate(snapshot: Snapshot, loss: Growth | None) -> tuple[Remedy, ...]:
     facts = snapshot.optimizer
-    if len(steps) < 2 or facts is None or facts.type != "SGD" or snapshot.origin is None:
-        return None
-    before = steps[-2]
-    rate = before.lr if before.lr is not None else number(facts.settings.get("lr"))
-    if rate is None or before.grad_norm is None:
-        return None
-    moved = rate * before.grad_norm
-    sizes = [found.absmax for found in snapshot.origin.inputs if found.label.startswith("parameter") and found.absmax]
-    if not sizes or moved < 1e3 or not 0.01 * moved <= max(sizes) <= 2 * moved:
-        return None
+    scale_free = facts is not None and divides(facts)  # such an optimizer does not notice that gradients were clipped
     return (
-        f"the update of step {before.step} moved the parameters by lr * gradient norm = {show(rate)} * "
-        f"{show(before.grad_norm)} = {show(moved)}; a parameter here is now as large as {show(max(sizes))}"
-    )
-
-
-def _rate(snapshot: Snapshot) -> float | None:
-    rates = [step.lr for step in snapshot.history.steps if step.lr is not None]
-    if rates:
-        return rates[-1]
-    return number(snapshot.optimizer.settings.get("lr")) if snapshot.optimizer is not None else None
-
-
-def _for_rate(snapshot: Snapshot, loss: Growth | None, rate: float | None) -> tuple[Remedy, ...]:
-    name = snapshot.optimizer.type if snapshot.optimizer is not None else "optimizer"
-    advice = []
-    if rate is not None and loss is not None and loss.factor < 1e6:
-        # On a quadratic the loss grows by (lr * curvature - 1) ** 2 per step, and lr * curvature = 1 converges fastest.
-        lower = rate / (1 + sqrt(loss.factor))
-        advice.append(
-            Remedy(
-                f"Lower the learning rate: a loss that grows {loss.factor:.2g}x per step says that lr={show(rate)} is "
-                f"{(1 + sqrt(loss.factor)) / 2:.2g} times the largest stable one; start at {lower:.1g}.",
-                f"torch.optim.{name}(model.parameters(), lr={lower:.1g})",
-            )
-        )
-    else:
-        advice.append(
-            Remedy(
-                "Lower the learning rate by a factor of 10 or more.",
-                f"torch.optim.{name}(model.parameters(), lr={rate / 10:.1g})" if rate else None,
-            )
-        )
-    norm = healthy_gradient_norm(snapshot.history)
-    advice.append(_clip(norm))
-    advice.append(
+        lowering(snapshot, loss),
+        *(() if scale_free else (clipping(snapshot, healthy_gradient_norm(snapshot.history)),)),
         Remedy(
             "Warm the learning rate up over the first steps, and normalise (scale) inputs and targets to about unit "
             "size.",
             "torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)",
-        )
-    )
-    return tuple(advice)
-
-
-def _clip(norm: float | None) -> Remedy:
-    usable = norm is not None and 1e-6 < norm < 1e6
-    told_norm = f" (healthy steps had a norm of {show(norm)})" if usable and norm is not None else ""
-    bound = f"{norm:.1g}" if usable else "1.0"
-    return Remedy(
-        f"Clip the gradient norm before the step{told_norm}.",
-        f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={bound})",
-    )
-
-
-def _calls(snapshot: Snapshot) -> tuple[str, int] | None:
-    """The module of the origin, where it was called several times in the step."""
-    origin = snapshot.origin
-    if origin is None or origin.module is None:
-        return None
-    events = [e for e in snapshot.history.at(snapshot.step) if e.kind == "forward" and e.module == origin.module]
-    counted = (
-        len(events)
-        if events
-        else sum(op.phase == "forward" and op.module == origin.module and op.name == origin.op for op in snapshot.ops)
-    )
-    return (origin.module or "the model", counted) if counted > 1 else None
-
-
-def _for_explosion(snapshot: Snapshot, calls: tuple[str, int] | None) -> tuple[Remedy, ...]:
-    end = limits(_dtype(snapshot.origin))
-    clip = _clip(healthy_gradient_norm(snapshot.history))
-    advice = [
-        Remedy(
-            "Initialise the weights so that their largest singular value (spectral radius) is about 1: orthogonal "
-            "initialisation, or spectral_norm; a gated cell (LSTM, GRU) or a residual connection bounds the product "
-            "too.",
-            f"nn.init.orthogonal_(model.{snapshot.origin.module}.weight)"
-            if snapshot.origin and snapshot.origin.module
-            else None,
         ),
-        Remedy(
-            f"{clip.text} It keeps moderate growth from doing harm; a gradient that has overflowed cannot be clipped "
-            "any more" + (f" ({end.dtype} ends at {show(end.max)})." if end is not None else "."),
-            clip.code,
-        ),
-    ]
-    if calls is not None:
-        advice.insert(
-            1,
-            Remedy(
-                f"Truncate the backward through time: detach the state every few of the {calls[1]} steps.",
-                "h = h.detach()  # every k steps",
-            ),
-        )
-    return tuple(advice)
-
-
-def _dtype(origin: Origin | None) -> str:
-    return dtype_of(origin) if origin is not None else ""
+    )

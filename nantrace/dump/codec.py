@@ -44,6 +44,7 @@ RECORDS: tuple[type, ...] = (
     model.Frame,
     model.History,
     model.IndexFacts,
+    model.LossTerm,
     model.Op,
     model.OperandValue,
     model.OptimizerFacts,

@@ -10,7 +10,7 @@ SCHEMA_VERSION = (1, 2)
 #
 #   1.0   the first: manifest.json, trace.json, history.json, tensors.safetensors
 #   1.1   OptimizerFacts: state, spoiled_state, spoiled_in
-#   1.2   Snapshot: trials
+#   1.2   Snapshot: trials, terms; StepRecord: weight_norm; OptimizerFacts: elements
 
 MANIFEST = "manifest.json"
 TRACE = "trace.json"

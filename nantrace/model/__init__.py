@@ -13,6 +13,7 @@ from .forecast import Forecast as Forecast
 from .history import Event as Event
 from .history import History as History
 from .history import StepRecord as StepRecord
+from .loss_term import LossTerm as LossTerm
 from .op import Edge as Edge
 from .op import Op as Op
 from .op import Status as Status

@@ -43,6 +43,7 @@ class StepRecord:
     lr: float | None = None
     events: int = 0
     dropped: int = 0  # events past the bound on events per step, not recorded
+    weight_norm: float | None = None  # the 2-norm over the parameters that were to be updated, before the update
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class History:
     def at(self, step: int) -> tuple[Event, ...]:
         """The events of one step, in order."""
         return tuple(event for event in self.events if event.step == step)
+
+    def until(self, step: int) -> History:
+        """The steps before this one, as a history of their own."""
+        steps = tuple(record for record in self.steps if record.step < step)
+        return History(steps, tuple(e for e in self.events if e.step < step), self.capacity, self.evicted_steps)
 
     def modules(self) -> tuple[str, ...]:
         """The module paths that have events, in order of first appearance."""

@@ -68,3 +68,4 @@ class OptimizerFacts:
     state: tuple[OperandValue, ...] = ()  # gradient and state at the failing element after the step
     spoiled_state: str | None = None  # the state that was not finite before the step
     spoiled_in: int | None = None  # and the step that made it so, where that was seen
+    elements: int | None = None  # how many numbers it updates, over all its parameters

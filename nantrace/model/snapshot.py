@@ -8,6 +8,7 @@ from typing import Any
 
 from .change import Trial
 from .history import History
+from .loss_term import LossTerm
 from .op import Edge, Op
 from .origin import BadSource, IndexFacts, OptimizerFacts, Origin
 from .summary import TensorSummary
@@ -81,3 +82,4 @@ class Snapshot:
     also: tuple[Origin, ...] = ()  # other origins that are as good
     environment: Mapping[str, Any] = field(default_factory=dict)  # versions, device, threads, time, rank
     trials: tuple[Trial, ...] = ()  # remedies that were tried in a replay
+    terms: tuple[LossTerm, ...] = ()  # of the loss, where it is a sum of at least two

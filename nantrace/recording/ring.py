@@ -50,6 +50,7 @@ class StepRow:
     grad_norm: float | None
     lr: float | None
     dropped: int
+    weight_norm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class _Mark:
     loss: float | None
     grad_norm: float | None
     lr: float | None
+    weight_norm: float | None
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Ring:
     loss: float | None = None
     grad_norm: float | None = None
     lr: float | None = None
+    weight_norm: float | None = None
     dropped: int = 0
     _boards: dict[int, Board] = field(default_factory=dict)
     _labels: list[Label] = field(default_factory=list)
@@ -123,7 +126,7 @@ class Ring:
     def mark(self) -> None:
         """Remember that the step may have ended here: `close` then leaves what came later to the next step."""
         rows = {device: board.used for device, board in self._boards.items()}
-        self._mark = _Mark(len(self._labels), rows, self.loss, self.grad_norm, self.lr)
+        self._mark = _Mark(len(self._labels), rows, self.loss, self.grad_norm, self.lr, self.weight_norm)
 
     def close(self, step: int) -> int:
         """End the running step at the mark (or here): its events enter the ring and the oldest step leaves it.
@@ -138,6 +141,8 @@ class Ring:
             self.loss = None
         if self.grad_norm is mark.grad_norm:
             self.grad_norm = None
+        if self.weight_norm is mark.weight_norm:
+            self.weight_norm = None
         labels = tuple(self._labels[: mark.events])
         if labels == self._last_labels:
             labels = self._last_labels  # steps are alike: share the tuple, keep only the numbers
@@ -145,7 +150,8 @@ class Ring:
         if len(self.rows) == self.capacity:
             self.evicted += 1
         numbers = {device: self._boards[device].take(rows) for device, rows in mark.rows.items() if rows}
-        self.rows.append(StepRow(step, labels, numbers, mark.loss, mark.grad_norm, mark.lr, self.dropped))
+        row = StepRow(step, labels, numbers, mark.loss, mark.grad_norm, mark.lr, self.dropped, mark.weight_norm)
+        self.rows.append(row)
         del self._labels[: mark.events]
         self.dropped = 0
         self._mark = None
@@ -170,7 +176,10 @@ class Ring:
         steps: list[StepRecord] = []
         events: list[Event] = []
         for row in (*self.rows, *self._running_row(running_step)):
-            steps.append(StepRecord(row.step, row.loss, row.grad_norm, row.lr, len(row.labels), row.dropped))
+            events_of_step = len(row.labels)
+            steps.append(
+                StepRecord(row.step, row.loss, row.grad_norm, row.lr, events_of_step, row.dropped, row.weight_norm)
+            )
             numbers = {device: iter(rows.tolist()) for device, rows in row.numbers.items()}
             for order, label in enumerate(row.labels):
                 events.append(_event(row.step, order, label, next(numbers[label[5]])))
@@ -180,7 +189,8 @@ class Ring:
         if not self.running:
             return []
         numbers = {device: board.rows() for device, board in self._boards.items() if board.used}
-        return [StepRow(step, tuple(self._labels), numbers, self.loss, self.grad_norm, self.lr, self.dropped)]
+        labels = tuple(self._labels)
+        return [StepRow(step, labels, numbers, self.loss, self.grad_norm, self.lr, self.dropped, self.weight_norm)]
 
 
 def _event(step: int, order: int, label: Label, numbers: list[float]) -> Event:

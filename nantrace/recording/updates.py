@@ -44,6 +44,8 @@ class UpdateRecorder:
         self.skips_inside = False  # the optimizer that a GradScaler called will do nothing: its kernel sees to that
         self._keeps_foreign = keeps_foreign
         self._kinds: dict[type, bool] = {}  # optimizer class -> whether it is not torch's
+        # the norm of what each optimizer updates: its step is followed by a check that takes it anyway
+        self._norms: weakref.WeakKeyDictionary[torch.optim.Optimizer, float] = weakref.WeakKeyDictionary()
         self._spoiled: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # whose state has been looked at
         self._parameters: dict[int, tuple[weakref.ref[Any], tuple[int, ...], list[Named]]] = {}
 
@@ -87,6 +89,7 @@ class UpdateRecorder:
             if refusal is not None:
                 refusal.before_closure(optimizer)
             return
+        self._note_weights(optimizer, parameters)
         scaled = self.in_scaler and step_supports_scaler(optimizer)  # infinite gradients are the step's own business
         if scaled:
             self.skips_inside = bool(getattr(optimizer, "found_inf", 0))  # the one read of this step
@@ -101,6 +104,16 @@ class UpdateRecorder:
                 refusal.before_step(optimizer, parameters, norm)
         except Exception as error:
             session.fault(error)
+
+    def _note_weights(self, optimizer: torch.optim.Optimizer, parameters: list[Named]) -> None:
+        """The size of the weights before their update: known from the check of the last one, read in the first step."""
+        try:
+            norm = self._norms.get(optimizer)
+            if norm is None:
+                norm = self._norms[optimizer] = total_norm(_updated(parameters))
+            self._session.ring.weight_norm = norm
+        except Exception as error:
+            self._session.fault(error)
 
     def _foreign(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether any of an optimizer's code is not torch's: what goes wrong in it can be shown line by line."""
@@ -246,10 +259,10 @@ class UpdateRecorder:
         return alarm
 
     def _bad_parameters(self, parameters: list[Named], optimizer: torch.optim.Optimizer) -> Alarm | None:
-        updated = [(name, parameter) for name, parameter in parameters if parameter.grad is not None]
-        if math.isfinite(total_norm([parameter for _, parameter in updated])):
+        norm = self._norms[optimizer] = total_norm(_updated(parameters))
+        if math.isfinite(norm):
             return None
-        bad = first_bad(updated)
+        bad = first_bad([(name, parameter) for name, parameter in parameters if parameter.grad is not None])
         if not bad:
             return None
         where = f"the parameter {bad[0][0]} is no longer finite after {type(optimizer).__name__} stepped"
@@ -295,6 +308,11 @@ class UpdateRecorder:
             for number, parameter in enumerate(members["params"])
             if self._session.names.parameter(parameter) is None
         ]
+
+
+def _updated(parameters: list[Named]) -> list[torch.Tensor]:
+    """The parameters that a step changes: those that have a gradient."""
+    return [parameter for _, parameter in parameters if parameter.grad is not None]
 
 
 def _is_small(parameters: list[Named]) -> bool:

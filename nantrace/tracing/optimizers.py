@@ -46,6 +46,7 @@ def optimizer_facts(alarm: Alarm) -> OptimizerFacts | None:
         settings,
         name if bad else None,
         dtype_name(tensor) if bad and tensor is not None else None,
+        elements=sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
     )
 
 

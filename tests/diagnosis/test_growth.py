@@ -69,3 +69,20 @@ def test_the_first_module_to_grow_is_named() -> None:
 
     assert found is not None
     assert found[0] == "backbone"
+
+
+def test_a_loss_near_its_floor_does_not_grow() -> None:
+    """A converged loss wanders over decades without diverging: it ends far below 1."""
+    assert loss_growth(history([1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7])) is None
+
+
+def test_a_recovery_is_no_growth() -> None:
+    """What ends below what it has fallen from has come back, not diverged."""
+    assert loss_growth(history([5000.0, 50.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])) is None
+
+
+def test_a_layer_that_began_at_zero_does_not_grow() -> None:
+    """Outputs of a zero-initialised layer rise to about 1 in every healthy run."""
+    events = [event(step, value, "lora") for step, value in enumerate([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0])]
+
+    assert first_growing_module(history([1.0] * 6, events=events)) is None

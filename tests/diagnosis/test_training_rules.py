@@ -219,3 +219,13 @@ def test_a_zero_gradient_that_meets_a_declared_infinity_is_inf_arithmetic() -> N
     diagnosis = diagnose(snapshot(origin, "backward"))
 
     assert (diagnosis.cause, diagnosis.confidence) == (Cause.INF_ARITHMETIC, "certain")
+
+
+def test_a_gradient_norm_that_grows_over_the_steps_explodes() -> None:
+    """The loss stays where it is while the gradient grows until it overflows: an explosion, no learning rate."""
+    norms = [1.0, 1.2, 11.0, 120.0, 1.3e3, 1.4e4, 1.5e5, None]
+    origin = derivative("exp", INF, grad=1e10, self=80.0)
+    diagnosis = diagnose(snapshot(origin, "backward", step=7, history=history([0.7] * 8, norms)))
+
+    assert diagnosis.cause is Cause.EXPLODING_GRADIENT
+    assert any(sentence.startswith("the gradient norm grew 1") for sentence in diagnosis.evidence)

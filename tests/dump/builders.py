@@ -17,6 +17,7 @@ from nantrace.model import (
     Frame,
     History,
     IndexFacts,
+    LossTerm,
     Op,
     OperandValue,
     OptimizerFacts,
@@ -65,8 +66,10 @@ def full() -> Snapshot:
         ),
         Op(7, "log", "aten::log.default", "loss", Status.GENERATED, source=source, inputs=(summary,), forward_id=6),
     )  # fmt: skip
+    settings = {"lr": 1e-3, "betas": (0.9, 0.999), "foreach": None}
+    optimizer = OptimizerFacts("Adam", settings, "fc.weight", "float16", operands, "exp_avg", 0, 64)
     history = History(
-        steps=(StepRecord(0, 1.25, 3.5, 0.1, 2, 0), StepRecord(1, NAN, None, None, 1, 4)),
+        steps=(StepRecord(0, 1.25, 3.5, 0.1, 2, 0, 9.5), StepRecord(1, NAN, None, None, 1, 4)),
         events=(event(0, 0), event(0, 1, "fc.\u03b2", min=NAN, max=NAN, finite=False), event(1, 0, "", rms=INF)),
         capacity=100,
         evicted_steps=17,
@@ -85,12 +88,11 @@ def full() -> Snapshot:
         replay=ReplayFacts(False, ("other random numbers",), 12, 0.25, ("a tensor changed in place",), ("state",)),
         source_value=BadSource("input", "x", summary, (0, 1), NAN, "", 0),
         index=IndexFacts("embedding", "indices", -1, (0, 3), 0, 10, 2, (10, 4)),
-        optimizer=OptimizerFacts(
-            "Adam", {"lr": 1e-3, "betas": (0.9, 0.999), "foreach": None}, "fc.weight", "float16", operands, "exp_avg", 0
-        ),
+        optimizer=optimizer,
         exception=ExceptionFacts("IndexError", "index out of range in self"),
         expected=(Expected("a mask of -inf", "declared", 2),),
         also=(origin,),
+        terms=(LossTerm("kl", INF, 0.5, NAN, source, 3),),
         environment={"torch": "2.13.0", "rank": 0, "threads": 2, "$odd": [1, {"deep": INF}]},
     )
 
