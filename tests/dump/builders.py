@@ -9,6 +9,7 @@ from typing import Any
 
 from nantrace.model import (
     BadSource,
+    Change,
     Edge,
     Event,
     Example,
@@ -29,6 +30,7 @@ from nantrace.model import (
     StepRecord,
     Symptom,
     TensorSummary,
+    Trial,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -92,6 +94,7 @@ def full() -> Snapshot:
         exception=ExceptionFacts("IndexError", "index out of range in self"),
         expected=(Expected("a mask of -inf", "declared", 2),),
         also=(origin,),
+        trials=(Trial(Change("clamp", 4, "self", (1e-8, INF), "log"), False, "still not finite"),),
         terms=(LossTerm("kl", INF, 0.5, NAN, source, 3),),
         environment={"torch": "2.13.0", "rank": 0, "threads": 2, "$odd": [1, {"deep": INF}]},
     )
