@@ -81,8 +81,10 @@ class Owners:
         if owner.kind in ("label", "constant") and _is_literal(source):
             return True
         if owner.kind == "constant":
-            reader = self._reader(source)
-            return reader is not None and isinstance(self._run.events[reader], EntryCall)
+            ops = self._run.microscope.ops
+            reader = ops[source.reader] if 0 <= source.reader < len(ops) else None
+            # made in a module's code, or in the backward of a custom Function: no label comes in there
+            return reader is not None and (reader.backward or isinstance(self._run.events[reader.event], EntryCall))
         return False
 
     def is_number(self, source: Source) -> bool:
@@ -117,10 +119,6 @@ class Owners:
             own = place_of(owner.tensor).index_of(source.place.address(index))
             tensor, index = (owner.tensor.detach(), own) if own is not None else (tensor, index)
         return BadSource(kind, name, describe(tensor, name), index, source.value, owner.entry)
-
-    def _reader(self, source: Source) -> int | None:
-        ops = self._run.microscope.ops
-        return ops[source.reader].event if 0 <= source.reader < len(ops) else None
 
     def _label_entries(self, events: list[TapeEvent]) -> None:
         for event in events:

@@ -37,6 +37,7 @@ from .walk import DECLARED, EXTERNAL, State, Verdict, Walk
 Looker = Callable[[int], Seen | None]
 
 _CHOOSING = ("where", "masked_fill")
+_WRITING_NUMBERS = frozenset({"full", "full_like", "new_full", "scalar_tensor", "zeros", "ones", "arange", "linspace"})
 MAX_SYMPTOMS = 16  # of the bad gradients, how many are walked
 MAX_ELEMENTS = 16  # of each, how many bad elements: they may have different origins, and the earliest one counts
 
@@ -353,11 +354,12 @@ def _harmful(run: Run, states: list[State]) -> State | None:
     """A declared value that became the symptom: the op that let the masked element into a smaller result.
 
     A sum over masked scores, or a loss that picks a masked class; ops that keep every element only carry it along.
-    A NaN that a mask chose is harmful there already: nothing downstream can take it for a masked score.
+    A NaN is harmful in the first op that computes with it: nothing downstream can take it for a masked score.
     """
-    for state in states[:2]:  # the number itself may be an op of its own
+    for state in states[:3]:  # the number itself may be an op of its own, and be moved
         seen = run.microscope.ops[state.op]
-        if seen.facts.name in _CHOOSING and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
+        computes = seen.facts.name in _CHOOSING or seen.facts.name not in PLUMBING | _WRITING_NUMBERS
+        if computes and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
             return state
     for state in states[1:]:
         seen = run.microscope.ops[state.op]
