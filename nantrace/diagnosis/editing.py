@@ -11,10 +11,26 @@ import re
 from dataclasses import dataclass
 
 from ..model import Change, Frame, Origin, Remedy, Snapshot, Source
-from .reading import forward_op
-from .rewriting import Call, call_of, filled, parsed, with_template
+from .numbers import number
+from .reading import PLUMBING, dtype_of, forward_op, upstream
+from .rewriting import Call, atom, call_of, filled, parsed, span_of, unclamped, with_template
 
 _INSTALLED = ("site-packages", "dist-packages")
+# Methods without an effect, so that they may be called twice.
+_LOOKING = PLUMBING | {
+    "abs",
+    "sum",
+    "long",
+    "float",
+    "double",
+    "bool",
+    "int",
+    "detach",
+    "size",
+    "dim",
+    "numel",
+    "argmax",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,17 @@ def edit_operand(origin: Origin, position: int, template: str, otherwise: str) -
     return Edit(line, frame_of(origin.source, call)) if line is not None else Edit(otherwise)
 
 
+def edit_bound(origin: Origin, position: int, bound: str, otherwise: str) -> Edit:
+    """The origin's line with an operand clamped ("clamp_min(1e-8)"), in place of a clamp that it has already."""
+    call = call_of(origin)
+    text = call.operand(position) if call is not None else None
+    inner = unclamped(text) if text is not None else text
+    if call is None or text is None or inner is None or inner == text or origin.source is None or call.written:
+        return edit_operand(origin, position, "{}." + bound, otherwise)
+    line = call.with_operand(position, f"{atom(inner)}.{bound}")
+    return Edit(line, frame_of(origin.source, call))
+
+
 def edit_call(origin: Origin, text: str, otherwise: str) -> Edit:
     """The origin's line with the whole op written anew; else the snippet."""
     call = call_of(origin)
@@ -73,13 +100,53 @@ def frame_of(source: Source, call: Call) -> Frame | None:
 
 
 def is_plain(text: str) -> bool:
-    """Whether the text may stand twice: names, attributes, subscripts and arithmetic, nothing that is called."""
+    """Whether the text may stand twice: names, attributes, subscripts, arithmetic, and methods that only look."""
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
         return False
-    called = (ast.Call, ast.Await, ast.Yield, ast.NamedExpr, ast.Lambda, ast.ListComp, ast.GeneratorExp)
-    return len(text) <= 40 and not any(isinstance(node, called) for node in ast.walk(tree))
+    refused = (ast.Await, ast.Yield, ast.NamedExpr, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.DictComp)
+    nodes = list(ast.walk(tree))
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    looks = all(isinstance(called, ast.Attribute) and called.attr in _LOOKING for called in calls)
+    return len(text) <= 40 and looks and not any(isinstance(node, refused) for node in nodes)
+
+
+def guarded(origin: Origin, call: Call | None, position: int, template: str, otherwise: str) -> Edit:
+    """The origin's line with the call put into the template's {call}, one of its operands into each {x}.
+
+    An operand that is more than a name gets a line of its own before.
+    """
+    text = call.operand(position) if call is not None else None
+    source = origin.source
+    if source is None or call is None or text is None:
+        return Edit(otherwise)
+    start, end = (edge - call.span[0] for edge in call.spans[position])
+    name, first = text, ""
+    if not is_plain(text):
+        if not is_statement(source):
+            return Edit(otherwise)
+        name = _new_name(source)
+        first = f"{name} = {text}\n"
+    inner = call.text[:start] + name + call.text[end:]
+    edit = edit_at(source, call, template.replace("{call}", inner).replace("{x}", atom(name)), otherwise)
+    return Edit(first + edit.code, edit.replaces) if edit.replaces is not None else edit
+
+
+def called_with(origin: Origin) -> Call | None:
+    """The call that is the origin's expression, whatever is called (`criterion(logits, labels)`): its arguments."""
+    source = origin.source
+    tree = parsed(source.expression) if source is not None and source.expression else None
+    if source is None or tree is None or source.code.count(source.expression) != 1:
+        return None
+    node = tree.body[0].value if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) else None
+    if not isinstance(node, ast.Call):
+        return None
+    shift = source.code.index(source.expression)
+    given = [*node.args, *(one.value for one in node.keywords if one.arg in ("input", "target"))]
+    spans = [span_of(source.expression, one) for one in given]
+    whole = (shift, shift + len(source.expression))
+    return Call(source.code, whole, tuple((start + shift, end + shift) for start, end in spans))
 
 
 def keyword_edit(origin: Origin, keyword: str, value: str, otherwise: str) -> Edit:
@@ -105,17 +172,48 @@ def keyword_edit(origin: Origin, keyword: str, value: str, otherwise: str) -> Ed
     return edit_at(source, call, new, otherwise)
 
 
+def eps_of_call(snapshot: Snapshot, origin: Origin) -> Remedy | None:
+    """The eps of F.normalize, F.cosine_similarity, F.poisson_nll_loss and their kin, where the line gives one."""
+    source = origin.source
+    tree = parsed(source.expression) if source is not None and source.expression else None
+    only = tree.body[0] if tree is not None and len(tree.body) == 1 else None
+    node = only.value if isinstance(only, ast.Expr) else None
+    given = [keyword.value for keyword in node.keywords if keyword.arg == "eps"] if isinstance(node, ast.Call) else []
+    if not given:
+        return None
+    dtype = dtype_of(origin)
+    eps = "1e-3" if dtype == "float16" else "1e-6"
+    told = f"The eps of the call is 0, or too small for {dtype}: give it one above 0, such as {eps}."
+    edit = keyword_edit(origin, "eps", eps, f"eps={eps}")
+    old = given[0].value if isinstance(given[0], ast.Constant) else None
+    return edit.remedy(told, _argument_above(snapshot, origin, old, float(eps)))
+
+
+def _argument_above(snapshot: Snapshot, origin: Origin, old: object, new: float) -> Change | None:
+    """The argument that an eps of the call became: of an op that the same call ran before (a clamp, an addition)."""
+    start = forward_op(snapshot)
+    if start is None or origin.source is None:
+        return None
+    lines = [op for op in upstream(snapshot, start.id, set(range(len(start.inputs))), depth=3) if op.source is not None]
+    for op in lines:
+        if op.source is not None and op.source.line == origin.source.line and op.source.file == origin.source.file:
+            for name, value in op.arguments.items():
+                if number(value) is not None and number(value) == number(old):
+                    return Change("argument", op.id, name, (new,))
+    return None
+
+
 def _named_first(source: Source, call: Call, position: int, template: str) -> Edit | None:
     """The operand given a name in a line of its own, and then the line with that name in the template."""
     text, frame = call.operand(position), frame_of(source, call)
-    if text is None or frame is None or not _is_statement(source) or position == 0 and call.written:
+    if text is None or frame is None or not is_statement(source) or position == 0 and call.written:
         return None
     name = _new_name(source)
     line = call.with_operand(position, filled(template, name))
     return Edit(f"{name} = {text}\n{line}", frame) if parsed(line) is not None else None
 
 
-def _is_statement(source: Source) -> bool:
+def is_statement(source: Source) -> bool:
     """Whether the line is one whole simple statement, in which an operand can be computed a line earlier."""
     tree = parsed(source.code)
     if tree is None or len(tree.body) != 1 or source.code.rstrip().endswith(":"):

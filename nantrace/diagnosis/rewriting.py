@@ -30,6 +30,7 @@ _CALLED = {
     "addmm": ("addmm", "linear"),
     "linalg_inv_ex": ("inv", "inverse"),
     "linalg_solve_ex": ("solve",),
+    "linalg_solve_triangular": ("solve_triangular",),
     "linalg_cholesky": ("cholesky",),
     "linalg_cholesky_ex": ("cholesky",),
     "linalg_eigh": ("eigh", "eigvalsh"),
@@ -53,12 +54,11 @@ _OPERATORS: dict[str, type[ast.operator]] = {
     "mv": ast.MatMult,
 }
 _LIBRARIES = frozenset({"torch", "th", "F", "nn", "functional", "linalg", "special", "np", "math"})
+_CLAMPS = ("clamp", "clip", "clamp_min")
 # What these are called on is their operand only where nothing else is given: th.log(x) is a function, x.log() a method.
-_OF_ONE = frozenset(
-    "log log2 log10 log1p exp exp2 expm1 sqrt rsqrt reciprocal acos asin acosh atanh erfinv lgamma digamma square abs "
-    "sinh cosh tan".split()
-)
-_OF_TWO = frozenset("div true_divide mul sub add pow float_power fmod remainder hypot xlogy bmm mm".split())
+_OF_ONE = {"log", "log2", "log10", "log1p", "exp", "exp2", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "abs"}
+_OF_ONE |= {"acos", "asin", "acosh", "atanh", "sinh", "cosh", "tan", "erfinv", "lgamma", "digamma"}
+_OF_TWO = {"div", "true_divide", "mul", "sub", "add", "pow", "float_power", "fmod", "remainder", "hypot", "xlogy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,29 @@ def atom(text: str) -> str:
         return f"({text})"
     simple = isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
     return text if simple else f"({text})"
+
+
+def unclamped(text: str) -> str:
+    """What a clamp to plain numbers was put on (`cos.clamp(-1, 1)`): its bounds can be written anew."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        return text
+    match node:
+        case ast.Call(
+            func=ast.Attribute(value=base, attr="clamp" | "clip" | "clamp_min"), args=args, keywords=keywords
+        ):
+            given = args[1:] if _is_library(base) and args else args
+            bounds = [*given, *(keyword.value for keyword in keywords)]
+            inner = args[0] if _is_library(base) and args else base
+            return text[slice(*span_of(text, inner))] if all(_is_number(bound) for bound in bounds) else text
+        case _:
+            return text
+
+
+def _is_number(node: ast.expr) -> bool:
+    inner = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(inner, ast.Constant) and isinstance(inner.value, (int, float))
 
 
 def parsed(text: str) -> ast.Module | None:
