@@ -24,6 +24,7 @@ from .reading import (
     operand,
     place,
     summary,
+    upstream,
 )
 from .rewriting import atom, operand_text
 
@@ -201,6 +202,9 @@ def _counts(snapshot: Snapshot, name: str, below: TensorSummary, text: str) -> b
     if made is None or mask is None:
         return False
     if made.name != "sum" or mask.dtype == "bool" or "int" in mask.dtype:
+        return True
+    above = upstream(snapshot, made.id, {0}, depth=1)
+    if any(given.dtype == "bool" for op in above if op.name in ("to", "to_copy") for given in op.inputs):
         return True
     if mask.min is None or mask.min < 0 or mask.mean is None or mask.zero is None:
         return False

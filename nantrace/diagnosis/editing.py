@@ -10,10 +10,10 @@ import ast
 import re
 from dataclasses import dataclass
 
-from ..model import Change, Frame, Origin, Remedy, Snapshot, Source
+from ..model import Change, Frame, Op, Origin, Remedy, Snapshot, Source
 from .numbers import number
 from .reading import PLUMBING, dtype_of, forward_op, upstream
-from .rewriting import Call, atom, call_of, filled, parsed, span_of, unclamped, with_template
+from .rewriting import Call, atom, call_at, call_of, filled, parsed, span_of, unclamped, with_template
 
 _INSTALLED = ("site-packages", "dist-packages")
 # Methods without an effect, so that they may be called twice.
@@ -147,6 +147,30 @@ def called_with(origin: Origin) -> Call | None:
     spans = [span_of(source.expression, one) for one in given]
     whole = (shift, shift + len(source.expression))
     return Call(source.code, whole, tuple((start + shift, end + shift) for start, end in spans))
+
+
+def edit_result(op: Op, method: str) -> Edit | None:
+    """The line that ran an op, with a method called on the op's result: `p = act(x)` as `p = act(x).clamp_min(0)`."""
+    source = op.source
+    text = source.expression if source is not None else ""
+    if source is None or not text or source.code.count(text) != 1 or not _gives_result(op, text):
+        return None
+    start = source.code.index(text)
+    call = Call(source.code, (start, start + len(text)), ())
+    edit = edit_at(source, call, f"{atom(text)}.{method}", "")
+    return edit if edit.replaces is not None else None
+
+
+def _gives_result(op: Op, text: str) -> bool:
+    """Whether the value of the expression is the op's result: it names the op, or the module that ran it."""
+    if op.source is not None and (call := call_at(op.source, op.name, op.module)) is not None and call.text == text:
+        return True
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        return False
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr in (op.module or "").split(".")
 
 
 def keyword_edit(origin: Origin, keyword: str, value: str, otherwise: str) -> Edit:

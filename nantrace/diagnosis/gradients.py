@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from math import isfinite
 
-from ..model import Cause, Origin, Remedy, Snapshot
+from ..model import Cause, Origin, Remedy, Snapshot, Status
 from .division import denominator
 from .domains import domain_remedies
 from .finding import Finding
 from .gradient_remedies import double_where, for_root, separated
 from .hidden import mask_after
 from .numbers import plural, show, show_index
-from .reading import derivative_at, element, holds_zero, main_operand, op_by_id
+from .reading import derivative_at, element, holds_zero, main_operand, op_by_id, readers
 from .rewriting import atom, operand_text
 from .slopes import Slope, slope
 
 _DIVIDING = ("div", "true_divide", "reciprocal", "rsqrt")
 _POLES_AT_ZERO = (*_DIVIDING, "pow", "log", "log2", "log10")
+_FORWARD_CAUSES = {
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "logit", "xlogy"), Cause.LOG_DOMAIN),
+    **dict.fromkeys(("div", "true_divide", "reciprocal", "rsqrt"), Cause.ZERO_DIVISION),
+    **dict.fromkeys(("exp", "exp2", "expm1"), Cause.OVERFLOW),
+    **dict.fromkeys(("atanh", "erfinv"), Cause.DOMAIN),
+}
 _SPECTRAL = ("linalg_eigh", "linalg_eig", "linalg_svd", "svd", "symeig", "eigh")
 
 
@@ -63,6 +69,8 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
         return None
     if gradient is not None and gradient != 0 and mask is None:
         return None
+    if tamed_value(snapshot) is not None:
+        return None
     evidence = [f"{local.text}", *_revived(origin, local)]
     if mask is not None:
         line = f" in `{mask.source.code}`" if mask.source is not None and mask.source.code else ""
@@ -76,6 +84,26 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
         tuple(evidence),
         tuple(dict.fromkeys((double_where(snapshot, origin), *_for_slope(snapshot, origin))))[:2],
     )
+
+
+def tamed_value(snapshot: Snapshot) -> Finding | None:
+    """The forward value is not finite either, and a later op made a finite one of it, as exp(-inf) = 0 does.
+
+    Likely: the derivative at the operand that was read is infinite or undefined, and so was the op's value; no mask
+    stands after it, and an op there took an infinite value and gave a finite one.
+    """
+    origin = derivative_at(snapshot)
+    local = slope(origin) if origin is not None else None
+    cause = _FORWARD_CAUSES.get(origin.op) if origin is not None else None
+    if origin is None or local is None or cause is None or local.value is not None or local.forward_finite:
+        return None
+    op = next((op for op in readers(snapshot) if op.status is Status.KILLED), None)
+    if op is None or mask_after(snapshot) is not None:
+        return None
+    line = f" in `{op.source.code}`" if op.source is not None and op.source.code else ""
+    hidden = f"the forward value there is not finite either; {op.name}{line} made a finite one of it again"
+    evidence = (local.text, *_revived(origin, local), hidden)
+    return Finding(cause, "likely", evidence, _for_slope(snapshot, origin))
 
 
 def _revived(origin: Origin, local: Slope) -> tuple[str, ...]:

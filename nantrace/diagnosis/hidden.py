@@ -27,6 +27,13 @@ _MASKS = (
     "gather",
     "index_select",
     "mul",
+    "relu",
+    "threshold",
+    "hardtanh",
+    "max",
+    "min",
+    "amax",
+    "amin",
 )
 _BY_VALUE: tuple[Rule, ...] = (log_domain, zero_division, sqrt_domain, pow_domain, domain, overflow)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf, isnan
 
-from ..model import Cause, Origin, Remedy, Snapshot, TensorSummary
-from .editing import change, edit_operand, eps_of_call
+from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
+from .editing import change, edit_operand, edit_result, eps_of_call
 from .finding import Finding
 from .fusing import fused
 from .numbers import inside_one, margin, plural, show
@@ -113,6 +113,15 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
     operand = "other" if position else "self"
     made = [op.name for op in makers(snapshot, operand, depth=4)]
     bounded = _bounded(snapshot, origin, position, operand, margin(dtype), inside_one(dtype))
+    if bounded.replaces is None and (earlier := _where_made(snapshot, operand)) is not None:
+        bounded = earlier
+    both = _both_sides(snapshot, dtype)
+    if both is not None:
+        text = (
+            "Better, compute the loss from the logits: F.binary_cross_entropy_with_logits (BCEWithLogitsLoss), which "
+            "cannot saturate."
+        )
+        return (both, Remedy(text, "F.binary_cross_entropy_with_logits(logits, target)"))
     one = fused(snapshot, origin) if position == 0 and origin.op == "log" else None
     if one is not None:
         # An edit of the line comes before a snippet, also where the snippet is the better advice.
@@ -135,6 +144,38 @@ def _bounded(snapshot: Snapshot, origin: Origin, position: int, operand: str, ep
         f"{inside if end != eps else eps}; a clamped element has no gradient."
     )
     return edit.remedy(text, change(snapshot, "clamp", operand, low, inf))
+
+
+def _where_made(snapshot: Snapshot, operand: str) -> Remedy | None:
+    """For an op that stands in a library (a distribution's log_prob): the operand bounded in the line that made it."""
+    made = maker(snapshot, operand)
+    edit = edit_result(made, "clamp_min(1e-3)") if made is not None else None
+    if made is None or edit is None:
+        return None
+    text = (
+        "Keep the operand of the logarithm above 0 in the line that makes it (a scale, a rate, a probability): an eps "
+        "of 1e-3 also keeps what is divided by it, and the gradients, in range."
+    )
+    return edit.remedy(text, Change("clamp", made.id, "out", (1e-3, inf)))
+
+
+def _both_sides(snapshot: Snapshot, dtype: str) -> Remedy | None:
+    """log(p) and log(1 - p) of one saturated sigmoid: p bounded at both ends where it is made."""
+    made = next((op for op in makers(snapshot, "self", depth=2) if op.name == "sigmoid"), None)
+    if made is None:
+        return None
+    below = {edge.downstream for edge in snapshot.edges if edge.upstream == made.id}
+    below |= {edge.downstream for edge in snapshot.edges if edge.upstream in below}
+    logs = [op for op in snapshot.ops if op.id in below and op.name == "log" and op.phase != "backward"]
+    eps = inside_one(dtype)
+    edit = edit_result(made, f"clamp({eps}, 1 - {eps})") if len(logs) > 1 else None
+    if edit is None:
+        return None
+    text = (
+        f"The loss takes log(p) and log(1 - p) of the same probability: clamp it to a small eps ({eps}) from both ends "
+        "where it is made."
+    )
+    return edit.remedy(text, Change("clamp", made.id, "out", (float(eps), 1 - float(eps))))
 
 
 def _underflowed(snapshot: Snapshot, operand: str) -> bool:

@@ -11,7 +11,7 @@ from .division import zero_division
 from .domains import domain, pow_domain, sqrt_domain
 from .factorizations import log_determinant, refused_factorization
 from .finding import Rule
-from .gradients import masked_gradient, singular_gradient
+from .gradients import masked_gradient, singular_gradient, tamed_value
 from .hidden import hidden_branch
 from .indexing import indexing
 from .infinities import inf_arithmetic
@@ -56,6 +56,7 @@ CAUSES_OF: Mapping[Rule, tuple[Cause, ...]] = {
     pow_domain: (Cause.POW_DOMAIN,),
     domain: (Cause.DOMAIN,),
     singular_gradient: (Cause.SINGULAR_GRADIENT,),
+    tamed_value: (Cause.LOG_DOMAIN, Cause.ZERO_DIVISION, Cause.OVERFLOW, Cause.DOMAIN),
     masked_gradient: (Cause.MASKED_GRADIENT,),
     inf_arithmetic: (Cause.INF_ARITHMETIC,),
     overflow: (Cause.OVERFLOW,),
