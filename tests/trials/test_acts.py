@@ -167,6 +167,35 @@ def test_a_row_that_is_masked_as_a_whole_is_opened(monkeypatch: pytest.MonkeyPat
     assert verdicts(monkeypatch, attention, loss, Change("unmask", operand="self", values=(-1.0,))) == [True]
 
 
+def test_a_line_of_a_block_is_changed_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of the line that calls the attention mends all blocks of its kind, not the one that failed first."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            return x + self.attention(x, x, x, key_padding_mask=padding)[0]
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x, padding)
+            return x
+
+    padding = torch.tensor([[False] * 5, [True] * 5])
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        return model(torch.ones(2, 5, 8), padding).sum()
+
+    assert verdicts(monkeypatch, Blocks(), loss, Change("unmask", operand="self", values=(-1.0,))) == [True]
+
+
 def test_nothing_to_reduce_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss in which every label is ignored is left out, and the step goes on with zero gradients."""
     assert verdicts(
