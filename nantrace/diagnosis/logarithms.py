@@ -113,7 +113,7 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
     operand = "other" if position else "self"
     made = [op.name for op in makers(snapshot, operand, depth=4)]
     bounded = _bounded(snapshot, origin, position, operand, margin(dtype), inside_one(dtype))
-    if bounded.replaces is None and (earlier := _where_made(snapshot, operand)) is not None:
+    if bounded.replaces is None and (earlier := _where_made(snapshot, origin, operand, margin(dtype))) is not None:
         bounded = earlier
     both = _both_sides(snapshot, dtype)
     if both is not None:
@@ -146,17 +146,19 @@ def _bounded(snapshot: Snapshot, origin: Origin, position: int, operand: str, ep
     return edit.remedy(text, change(snapshot, "clamp", operand, low, inf))
 
 
-def _where_made(snapshot: Snapshot, operand: str) -> Remedy | None:
-    """For an op that stands in a library (a distribution's log_prob): the operand bounded in the line that made it."""
+def _where_made(snapshot: Snapshot, origin: Origin, operand: str, eps: str) -> Remedy | None:
+    """Where the op's own line cannot be edited (a distribution's log_prob): the operand bounded where it is made."""
     made = maker(snapshot, operand)
-    edit = edit_result(made, "clamp_min(1e-3)") if made is not None else None
+    # A density divides by its scale and by the square of it, which needs more room.
+    bound = "1e-3" if origin.source is not None and ".log_prob(" in origin.source.expression else eps
+    edit = edit_result(made, f"clamp_min({bound})") if made is not None else None
     if made is None or edit is None:
         return None
     text = (
         "Keep the operand of the logarithm above 0 in the line that makes it (a scale, a rate, a probability): an eps "
-        "of 1e-3 also keeps what is divided by it, and the gradients, in range."
+        f"of {bound} also keeps what is divided by it, and the gradients, in range."
     )
-    return edit.remedy(text, Change("clamp", made.id, "out", (1e-3, inf)))
+    return edit.remedy(text, Change("clamp", made.id, "out", (float(bound), inf)))
 
 
 def _both_sides(snapshot: Snapshot, dtype: str) -> Remedy | None:
