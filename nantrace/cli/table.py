@@ -23,6 +23,4 @@ def lines(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seq
 def _lined_up(column: Sequence[str], *, to_the_right: bool) -> list[str]:
     width = max(map(cells, column))
     blanks = [" " * (width - cells(text)) for text in column]
-    return [
-        blank + text if to_the_right else text + blank for blank, text in zip(blanks, column, strict=True)
-    ]
+    return [blank + text if to_the_right else text + blank for blank, text in zip(blanks, column, strict=True)]

@@ -1,6 +1,6 @@
 """Train a small network to read handwritten digits, with a loss that looks right.
 
-    python train.py
+python train.py
 """
 
 from __future__ import annotations

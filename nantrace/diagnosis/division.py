@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from math import isinf, isnan
+import re
+from math import inf, isinf, isnan
 
-from ..model import Cause, Origin, Remedy, Snapshot
+from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
+from .editing import Edit, change, edit_operand, eps_of_call, keyword_edit
 from .finding import Finding
 from .numbers import margin, number, plural, rounded, show, show_index
 from .reading import (
@@ -22,8 +24,9 @@ from .reading import (
     operand,
     place,
     summary,
+    upstream,
 )
-from .rewriting import atom, call_of, operand_text, rewritten
+from .rewriting import atom, operand_text
 
 QUOTIENTS = ("div", "true_divide", "divide", "floor_divide", "remainder", "fmod")
 _NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "cudnn_batch_norm", "fused_rms_norm")
@@ -46,13 +49,13 @@ def zero_division(snapshot: Snapshot) -> Finding | None:
     if origin.op in ("pow", "float_power"):
         return _negative_power(snapshot, origin)
     if origin.op.startswith("weight_norm"):
-        return _weight_norm(origin)
+        return _weight_norm(snapshot, origin)
     if origin.op == "addcdiv":
         divisor = element(origin, "tensor2")
         if divisor != 0:
             return None
         return _found(snapshot, origin, "tensor2", (f"{place(origin.example)}: addcdiv divided by 0",), "certain")
-    return _normalisation(origin) if origin.op in _NORMS else None
+    return _normalisation(snapshot, origin) if origin.op in _NORMS else None
 
 
 def denominator(origin: Origin) -> str | None:
@@ -116,7 +119,7 @@ def _negative_power(snapshot: Snapshot, origin: Origin) -> Finding | None:
     return _found(snapshot, origin, "self", (f"{place(origin.example)}: {text}",), "certain")
 
 
-def _normalisation(origin: Origin) -> Finding | None:
+def _normalisation(snapshot: Snapshot, origin: Origin) -> Finding | None:
     eps = number(origin.arguments.get("eps"))
     # Statistics are taken in float32 also for half-precision inputs.
     if eps is None or rounded(eps, "float32") != 0:
@@ -127,10 +130,14 @@ def _normalisation(origin: Origin) -> Finding | None:
         return None
     values = f"{plural(whole.numel, 'equal value')} ({show(whole.min)})"
     text = f"{origin.op} of {values}: their variance is 0, and eps={show(eps)} is 0 too"
-    return Finding(Cause.ZERO_DIVISION, "certain", (text,), (Remedy(f"Give {origin.op} an eps above 0.", "eps=1e-5"),))
+    layer = f"model.{origin.module}.eps = 1e-5" if origin.module else "eps=1e-5"
+    own = origin.source is not None and origin.op in origin.source.expression  # F.layer_norm(...), not a module's call
+    edit = keyword_edit(origin, "eps", "1e-5", layer) if own else Edit(layer)
+    advice = edit.remedy(f"Give {origin.op} an eps above 0, such as 1e-5.", change(snapshot, "argument", "eps", 1e-5))
+    return Finding(Cause.ZERO_DIVISION, "certain", (text,), (advice,))
 
 
-def _weight_norm(origin: Origin) -> Finding | None:
+def _weight_norm(snapshot: Snapshot, origin: Origin) -> Finding | None:
     found = operand(origin, "v")
     whole = found.summary if found is not None and found.kind == "slice" else None
     if found is None or whole is None or whole.min != 0 or whole.max != 0:
@@ -139,7 +146,8 @@ def _weight_norm(origin: Origin) -> Finding | None:
     advice = Remedy(
         "Give the rows of v that are zero a direction (weight_norm has no eps): initialise them, and do not prune or "
         "zero whole rows of a weight-normalised layer.",
-        "with torch.no_grad():\n    v[v.norm(dim=1) == 0] = 1e-3 * torch.randn_like(v[v.norm(dim=1) == 0])",
+        "with torch.no_grad():\n    v[v.norm(dim=1) == 0] = 1e-3",
+        change=change(snapshot, "nonzero", "v", 1e-3),
     )
     return Finding(Cause.ZERO_DIVISION, "certain", (text,), (advice,))
 
@@ -156,42 +164,105 @@ def _line(code: str) -> str:
 
 def division_remedies(snapshot: Snapshot, origin: Origin, name: str) -> tuple[Remedy, ...]:
     """What to change where the origin divides by the operand of that name."""
-    position = 1 if name == "other" else 0
-    eps = margin(dtype_of(origin))
-    text = operand_text(origin, position, "denominator")
+    position = 2 if name == "tensor2" else 1 if name == "other" else 0
     below = summary(origin, name)
-    if below is None and number(origin.arguments.get(name)) is not None:  # a plain number has no clamp_min
-        bound = rewritten(origin, position, "max({}, " + eps + ")", f"{text} = max({text}, {eps})")
-        return (Remedy(f"Keep {text} away from 0: give the schedule or count it comes from a lower bound.", bound),)
-    signed = below is not None and below.min is not None and below.min < 0
-    counted = any(op.name in ("sum", "count_nonzero", "bincount") for op in makers(snapshot, name, depth=2))
-    if signed:
-        safe = f"torch.where({text} == 0, {eps}, {text})"
-        advice = [Remedy(f"Replace a denominator of 0 by a small eps such as {eps}.", _put(origin, position, safe))]
-    elif counted and below is not None and below.absmax is not None and below.absmax == int(below.absmax):
+    if below is None and number(origin.arguments.get(name)) is not None:
+        return (_plain_number(snapshot, origin, position, name),)
+    built_in = eps_of_call(snapshot, origin)
+    if built_in is not None:
+        return (built_in,)
+    made = [op.name for op in makers(snapshot, name, depth=2)]
+    if below is not None and below.min is not None and below.min < 0:
+        advice = [_not_zero(snapshot, origin, position, name)]
+    elif below is not None and _counts(snapshot, name, below, operand_text(origin, position, "")):
         advice = [
-            Remedy(
-                f"{text} counts or sums nothing here: give an empty group (an all-zero mask) a denominator of at "
-                "least 1.",
-                rewritten(origin, position, "{}.clamp_min(1)", f"{text} = {atom(text)}.clamp_min(1)"),
-            ),
+            _clamped(snapshot, origin, position, name, "1"),
             Remedy("Or skip empty samples before this line, in the data loader or with the mask.", None),
         ]
     else:
+        text = operand_text(origin, position, "denominator")
         advice = [
-            Remedy(
-                f"Keep the denominator away from 0: clamp it to, or add, a small eps such as {eps}.",
-                rewritten(origin, position, "{}.clamp_min(" + eps + ")", f"{text} = {atom(text)}.clamp_min({eps})"),
-            ),
+            _under_the_root(snapshot, origin, name)
+            or _clamped(snapshot, origin, position, name, margin(dtype_of(origin))),
             Remedy(
                 f"Or leave out what has nothing to divide by: an empty group, mask or constant row where {text} is 0."
             ),
         ]
-    if any(op.name in ("norm", "linalg_vector_norm") for op in makers(snapshot, name, depth=2)):
+    if {"norm", "linalg_vector_norm"} & set(made):
         advice.insert(1, Remedy("To normalise a vector, F.normalize has the eps built in.", "F.normalize(x, dim=-1)"))
     return tuple(advice)
 
 
-def _put(origin: Origin, position: int, text: str) -> str:
-    call = call_of(origin)
-    return call.with_operand(position, text) if call is not None and call.operand(position) else text
+def _counts(snapshot: Snapshot, name: str, below: TensorSummary, text: str) -> bool:
+    """Whether the denominator is a count: whole numbers, or the sum of a mask of zeros and ones."""
+    if "int" in below.dtype:
+        return True
+    made = next((op for op in makers(snapshot, name, depth=2) if op.name in ("sum", "count_nonzero", "bincount")), None)
+    mask = made.inputs[0] if made is not None and made.inputs else None
+    if made is None or mask is None:
+        return False
+    if made.name != "sum" or mask.dtype == "bool" or "int" in mask.dtype:
+        return True
+    above = upstream(snapshot, made.id, {0}, depth=1)
+    if any(given.dtype == "bool" for op in above if op.name in ("to", "to_copy") for given in op.inputs):
+        return True
+    if mask.min is None or mask.min < 0 or mask.mean is None or mask.zero is None:
+        return False
+    if mask.max == 0:  # a mask that is all zeros looks like weights that are: its name decides
+        return re.search(r"mask|count|num|valid|keep", text, re.IGNORECASE) is not None
+    return mask.max == 1 and abs(mask.mean * mask.numel - (mask.numel - mask.zero)) < 0.5
+
+
+def _clamped(snapshot: Snapshot, origin: Origin, position: int, name: str, bound: str) -> Remedy:
+    """The denominator kept at the bound or above it."""
+    text = operand_text(origin, position, "denominator")
+    if bound == "1":
+        told = (
+            f"{text} counts or sums nothing here: give an empty group (an all-zero mask) a denominator of at least 1, "
+            "so that 0 / 0 counts as 0."
+        )
+    else:
+        told = f"Keep the denominator away from 0: clamp it to, or add, a small eps such as {bound}."
+    edit = edit_operand(origin, position, "{}.clamp_min(" + bound + ")", f"{text} = {atom(text)}.clamp_min({bound})")
+    return edit.remedy(told, change(snapshot, "clamp", name, float(bound), inf))
+
+
+def _under_the_root(snapshot: Snapshot, origin: Origin, name: str) -> Remedy | None:
+    """A denominator that is a root of 0: bounded inside the root, whose derivative is infinite at 0."""
+    roots = (op for op in makers(snapshot, name, depth=2) if op.name == "sqrt" and op.inputs)
+    root = next((op for op in roots if holds_zero(op.inputs[0])), None)
+    if root is None:
+        return None
+    eps = "1e-8" if dtype_of(origin) == "float32" else margin(dtype_of(origin))
+    line = Origin(root.name, root.module, source=root.source)
+    edit = edit_operand(line, 0, "{}.clamp_min(" + eps + ")", "")
+    if edit.replaces is None:
+        return None
+    told = (
+        f"Keep the denominator away from 0 under its root: clamp what the root is taken of to a small eps such as "
+        f"{eps}. A clamp after the root would leave the derivative of sqrt at 0, which is infinite."
+    )
+    return edit.remedy(told, Change("clamp", root.id, root.inputs[0].name, (float(eps), inf)))
+
+
+def _not_zero(snapshot: Snapshot, origin: Origin, position: int, name: str) -> Remedy:
+    """A denominator of either sign with its zeros replaced: a clamp would turn the negative ones around."""
+    eps = margin(dtype_of(origin))
+    text = operand_text(origin, position, "denominator")
+    edit = edit_operand(origin, position, "{}.where({} != 0, " + eps + ")", f"torch.where({text} == 0, {eps}, {text})")
+    told = (
+        f"Replace a denominator of 0 by a small eps such as {eps}; it has both signs, so a clamp would change the rest."
+    )
+    return edit.remedy(told, change(snapshot, "nonzero", name, float(eps)))
+
+
+def _plain_number(snapshot: Snapshot, origin: Origin, position: int, name: str) -> Remedy:
+    """A Python number has no clamp_min."""
+    counts = isinstance(origin.arguments.get(name), int)
+    bound = "1" if counts else margin(dtype_of(origin))
+    text = operand_text(origin, position, "denominator")
+    edit = edit_operand(origin, position, "max({}, " + bound + ")", f"{text} = max({text}, {bound})")
+    told = (
+        f"Keep {text} away from 0: give the {'count' if counts else 'schedule or count'} it comes from a lower bound."
+    )
+    return edit.remedy(told, change(snapshot, "argument", name, float(bound)))

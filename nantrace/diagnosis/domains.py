@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import isfinite, isnan
+from math import inf, isfinite, isnan
 
 from ..model import Cause, Origin, Remedy, Snapshot
+from .editing import change, edit_bound, edit_operand
 from .finding import Finding
 from .numbers import fractional, inside_one, limits, margin, number, plural, show, show_index
 from .reading import (
@@ -18,7 +19,7 @@ from .reading import (
     maker,
     summary,
 )
-from .rewriting import atom, operand_text, rewritten
+from .rewriting import atom, operand_text
 
 _BOUNDS = {
     "acos": (-1.0, 1.0, "[-1, 1]"),
@@ -58,11 +59,12 @@ def sqrt_domain(snapshot: Snapshot) -> Finding | None:
         evidence.append(cancelled)
     name = operand_text(origin, 0, "x")
     eps = margin(dtype_of(origin))
+    edit = edit_operand(origin, 0, "{}.clamp_min(" + eps + ")", f"torch.{origin.op}({atom(name)}.clamp_min({eps}))")
     advice = [
-        Remedy(
+        edit.remedy(
             f"Clamp the negative operand before the root; a bound of {eps} instead of 0 also keeps the gradient "
             "finite.",
-            rewritten(origin, 0, "{}.clamp_min(" + eps + ")", f"torch.{origin.op}({atom(name)}.clamp_min({eps}))"),
+            change(snapshot, "clamp", "self", float(eps), inf),
         )
     ]
     if cancelled:
@@ -134,11 +136,12 @@ def pow_domain(snapshot: Snapshot) -> Finding | None:
         return None
     eps = margin(dtype_of(origin))
     name = operand_text(origin, 0, "x")
+    edit = edit_operand(origin, 0, "{}.clamp_min(" + eps + ")", f"{atom(name)}.clamp_min({eps}) ** exponent")
     advice = (
-        Remedy(
+        edit.remedy(
             "Clamp the negative base before the power (relu gives 0, whose gradient is infinite below exponent 1: "
             f"use {eps}).",
-            rewritten(origin, 0, "{}.clamp_min(" + eps + ")", f"{atom(name)}.clamp_min({eps}) ** exponent"),
+            change(snapshot, "clamp", "self", float(eps), inf),
         ),
         Remedy(
             "Or keep the sign apart: raise the abs to the power and multiply by the sign.",
@@ -162,8 +165,11 @@ def domain(snapshot: Snapshot) -> Finding | None:
     if op in _POLES:
         if x is None or x > 0 or not isfinite(x) or fractional(x):
             return None
-        advice = Remedy(
-            f"Keep the argument of {op} above 0, with softplus or a clamp.", f"torch.{op}(x.clamp_min(1e-6))"
+        edit = edit_operand(origin, 0, "{}.clamp_min(1e-6)", f"torch.{op}(x.clamp_min(1e-6))")
+        advice = edit.remedy(
+            f"Keep the argument of {op} above 0, with softplus or a clamp: at 0 and at every negative whole number "
+            "it has a pole.",
+            change(snapshot, "clamp", "self", 1e-6, inf),
         )
         return Finding(Cause.DOMAIN, "certain", (equation(origin, f"{op}({show(x)}), a pole"),), (advice,))
     if op not in _BOUNDS:
@@ -187,26 +193,32 @@ def domain(snapshot: Snapshot) -> Finding | None:
         f"{op} is defined on {interval}; {atom(name)}{where} is outside by {show(beyond)}"
         + (f", a few roundings of {dtype_of(origin)} (eps {show(grain.eps)})" if rounding and grain is not None else "")
     )
-    return Finding(Cause.DOMAIN, "certain" if x is not None else "likely", tuple(evidence), domain_remedies(origin))
+    sure = "certain" if x is not None else "likely"
+    return Finding(Cause.DOMAIN, sure, tuple(evidence), domain_remedies(snapshot, origin))
 
 
-def domain_remedies(origin: Origin) -> tuple[Remedy, ...]:
+def domain_remedies(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
     """How to keep the operand inside the function's domain, and its derivative finite."""
     op = origin.op.removeprefix("special_")
     eps = inside_one(dtype_of(origin))
     name = operand_text(origin, 0, "x")
+    small = float(eps)
     if op == "acosh":
-        inside = f"clamp_min(1 + {eps})"
-    elif op in ("ndtri", "entr"):
-        inside = f"clamp({eps}, 1 - {eps})"
+        inside, ends = f"clamp_min(1 + {eps})", (1 + small, inf)
+    elif op == "entr":
+        inside, ends = f"clamp_min({eps})", (small, inf)
+    elif op == "ndtri":
+        inside, ends = f"clamp({eps}, 1 - {eps})", (small, 1 - small)
     else:
-        inside = f"clamp(-1 + {eps}, 1 - {eps})"
+        inside, ends = f"clamp(-1 + {eps}, 1 - {eps})", (-1 + small, 1 - small)
+    snippet = f"torch.{op}({atom(name)}.{inside})"
+    # A clamp that stands there already has the domain's own two ends; one at a single end may bound the other too.
+    edit = edit_operand(origin, 0, "{}." + inside, snippet) if inf in ends else edit_bound(origin, 0, inside, snippet)
     advice = [
-        Remedy(
+        edit.remedy(
             f"Clamp the operand strictly inside the domain, a small eps ({eps}) short of its ends, where the "
-            "derivative is "
-            "infinite.",
-            rewritten(origin, 0, "{}." + inside, f"torch.{op}({atom(name)}.{inside})"),
+            "derivative is infinite.",
+            change(snapshot, "clamp", "self", *ends),
         )
     ]
     if op in ("acos", "asin"):

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from math import isfinite
 
-from ..model import Cause, Op, Origin, Remedy, Snapshot
+from ..model import Cause, Origin, Remedy, Snapshot, Status
 from .division import denominator
 from .domains import domain_remedies
 from .finding import Finding
-from .gradient_remedies import double_where, for_root
+from .gradient_remedies import double_where, for_root, separated
+from .hidden import mask_after
 from .numbers import plural, show, show_index
 from .reading import derivative_at, element, holds_zero, main_operand, op_by_id, readers
 from .rewriting import atom, operand_text
 from .slopes import Slope, slope
 
-_MASKS = (
-    "where",
-    "masked_fill",
-    "masked_select",
-    "index",
-    "index_put",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "nan_to_num",
-    "maximum",
-    "minimum",
-    "masked_scatter",
-    "gather",
-    "index_select",
-    "mul",
-)
 _DIVIDING = ("div", "true_divide", "reciprocal", "rsqrt")
 _POLES_AT_ZERO = (*_DIVIDING, "pow", "log", "log2", "log10")
+_FORWARD_CAUSES = {
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "logit", "xlogy"), Cause.LOG_DOMAIN),
+    **dict.fromkeys(("div", "true_divide", "reciprocal", "rsqrt"), Cause.ZERO_DIVISION),
+    **dict.fromkeys(("exp", "exp2", "expm1"), Cause.OVERFLOW),
+    **dict.fromkeys(("atanh", "erfinv"), Cause.DOMAIN),
+}
 _SPECTRAL = ("linalg_eigh", "linalg_eig", "linalg_svd", "svd", "symeig", "eigh")
 
 
@@ -58,7 +48,7 @@ def singular_gradient(snapshot: Snapshot) -> Finding | None:
         )
         evidence = (f"{at}{local.text}", *_revived(origin, local))
         return Finding(Cause.SINGULAR_GRADIENT, "certain", evidence, _for_slope(snapshot, origin))
-    return _zero_vector(origin) or _divided_by_zero(snapshot, origin)
+    return _zero_vector(snapshot, origin) or _divided_by_zero(snapshot, origin)
 
 
 def masked_gradient(snapshot: Snapshot) -> Finding | None:
@@ -74,10 +64,12 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
     if origin is None or local is None or local.value is not None:
         return None
     gradient = element(origin, "grad")
-    mask = _mask(snapshot)
+    mask = mask_after(snapshot)
     if local.forward_finite and not (gradient == 0 and mask is not None):
         return None
     if gradient is not None and gradient != 0 and mask is None:
+        return None
+    if tamed_value(snapshot) is not None:
         return None
     evidence = [f"{local.text}", *_revived(origin, local)]
     if mask is not None:
@@ -90,18 +82,28 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
         Cause.MASKED_GRADIENT,
         confidence,
         tuple(evidence),
-        tuple(dict.fromkeys((double_where(origin), *_for_slope(snapshot, origin))))[:2],
+        tuple(dict.fromkeys((double_where(snapshot, origin), *_for_slope(snapshot, origin))))[:2],
     )
 
 
-def _mask(snapshot: Snapshot) -> Op | None:
-    return next(
-        (op for op in readers(snapshot, depth=3) if op.name in _MASKS and (op.name != "mul" or _zeros(op))), None
-    )
+def tamed_value(snapshot: Snapshot) -> Finding | None:
+    """The forward value is not finite either, and a later op made a finite one of it, as exp(-inf) = 0 does.
 
-
-def _zeros(op: Op) -> bool:
-    return any(holds_zero(found) for found in op.inputs)
+    Likely: the derivative at the operand that was read is infinite or undefined, and so was the op's value; no mask
+    stands after it, and an op there took an infinite value and gave a finite one.
+    """
+    origin = derivative_at(snapshot)
+    local = slope(origin) if origin is not None else None
+    cause = _FORWARD_CAUSES.get(origin.op) if origin is not None else None
+    if origin is None or local is None or cause is None or local.value is not None or local.forward_finite:
+        return None
+    op = next((op for op in readers(snapshot) if op.status is Status.KILLED), None)
+    if op is None or mask_after(snapshot) is not None:
+        return None
+    line = f" in `{op.source.code}`" if op.source is not None and op.source.code else ""
+    hidden = f"the forward value there is not finite either; {op.name}{line} made a finite one of it again"
+    evidence = (local.text, *_revived(origin, local), hidden)
+    return Finding(cause, "likely", evidence, _for_slope(snapshot, origin))
 
 
 def _revived(origin: Origin, local: Slope) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def _revived(origin: Origin, local: Slope) -> tuple[str, ...]:
     )
 
 
-def _zero_vector(origin: Origin) -> Finding | None:
+def _zero_vector(snapshot: Snapshot, origin: Origin) -> Finding | None:
     found = main_operand(origin)
     if (
         origin.op not in ("norm", "linalg_vector_norm", "dist", "cdist_dist", "pairwise_distance", "std", "var")
@@ -138,7 +140,7 @@ def _zero_vector(origin: Origin) -> Finding | None:
         return None
     kind = "a zero vector" if values[0] == 0 else "equal values"
     text = f"{origin.op} of {kind}: its derivative is x / {origin.op}(x) = 0 / 0"
-    return Finding(Cause.SINGULAR_GRADIENT, "certain", (text,), for_root(origin, origin.op))
+    return Finding(Cause.SINGULAR_GRADIENT, "certain", (text,), for_root(snapshot, origin, origin.op))
 
 
 def _divided_by_zero(snapshot: Snapshot, origin: Origin) -> Finding | None:
@@ -154,7 +156,9 @@ def _divided_by_zero(snapshot: Snapshot, origin: Origin) -> Finding | None:
         at = f"{found.name}{show_index(found.index)}"
         does = f"divides ({name}) by a value" if name in _DIVIDING else f"takes the {name} of a value"
         text = f"{at} = 0, and the backward of {origin.op} {does} that is 0 there"
-        return Finding(Cause.SINGULAR_GRADIENT, "certain", (text, *_gradient_told(origin)), for_root(origin, origin.op))
+        return Finding(
+            Cause.SINGULAR_GRADIENT, "certain", (text, *_gradient_told(origin)), for_root(snapshot, origin, origin.op)
+        )
     if derivative is None or derivative.phase != "backward" or name not in _DIVIDING:
         return None
     divisor = next(
@@ -170,16 +174,9 @@ def _divided_by_zero(snapshot: Snapshot, origin: Origin) -> Finding | None:
     text = f"the backward of {origin.op} divides by a tensor with {zeros}"
     if origin.op in _SPECTRAL:
         text += ": two eigenvalues (or singular values) are equal, and their difference is the divisor"
-        advice: tuple[Remedy, ...] = (
-            Remedy(
-                "Separate equal eigenvalues: add a small random diagonal (eps) to the matrix, or use only the "
-                "values, not the "
-                "vectors, in the loss.",
-                "a = a + 1e-6 * torch.diag(torch.rand(a.shape[-1]))",
-            ),
-        )
+        advice = separated(snapshot, origin)
     else:
-        advice = for_root(origin, origin.op)
+        advice = for_root(snapshot, origin, origin.op)
     return Finding(Cause.SINGULAR_GRADIENT, "likely", (text, *_gradient_told(origin)), advice)
 
 
@@ -195,9 +192,9 @@ def _gradient_told(origin: Origin) -> tuple[str, ...]:
 def _for_slope(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
     op = origin.op.removeprefix("special_")
     if op in ("acos", "asin", "acosh", "atanh", "erfinv"):
-        return domain_remedies(origin)
-    root = for_root(origin, op)
-    masked = _mask(snapshot)
+        return domain_remedies(snapshot, origin)
+    root = for_root(snapshot, origin, op)
+    masked = mask_after(snapshot)
     if masked is not None and masked.name == "where" and element(origin, "grad") == 0:
-        return (double_where(origin), *root)
+        return (double_where(snapshot, origin), *root)
     return root

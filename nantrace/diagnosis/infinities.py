@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import isinf, isnan
+from math import inf, isinf, isnan
 
 from ..model import Cause, OperandValue, Origin, Remedy, Snapshot
+from .editing import Edit, change, edit_operand, frame_of, is_plain
 from .finding import Finding
 from .numbers import plural, show
 from .reading import (
@@ -13,8 +14,9 @@ from .reading import (
     equation,
     made_infinity,
     made_nan,
+    main_summary,
 )
-from .rewriting import atom, call_of
+from .rewriting import Call, atom, call_of, filled, operand_text
 
 
 def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
@@ -29,10 +31,10 @@ def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
         return None
     if not (made_nan(origin) or origin.derivative):
         summed = _summed(origin)
-        return _declared(origin, (summed,), "certain") if summed is not None else None
+        return _declared(snapshot, origin, (summed,), "certain") if summed is not None else None
     clash = _clash(origin) or _slice_clash(origin) or _vector_clash(origin)
     if clash is not None:
-        return _declared(origin, (clash,), "certain")
+        return _declared(snapshot, origin, (clash,), "certain")
     holding = [found for found in origin.inputs if found.pos_inf or found.neg_inf]
     if origin.derivative or not holding or any(found.nan for found in origin.inputs) or origin.op.endswith("softmax"):
         return None
@@ -41,15 +43,17 @@ def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
     worst = holding[0]
     count = plural(worst.pos_inf + worst.neg_inf, "infinity", "infinities")
     text = f"{origin.op} made NaN of operands without NaN; {worst.name or 'one'} holds {count}"
-    return _declared(origin, (text,), "likely")
+    return _declared(snapshot, origin, (text,), "likely")
 
 
 def _summed(origin: Origin) -> str | None:
     """A sum or mean that a declared infinity went into: the result is infinite."""
     found = next((o for o in origin.example.operands if o.kind == "slice"), None) if origin.example else None
-    if found is None or origin.op not in _SUMS or not made_infinity(origin):
+    if found is None or origin.op not in (*_SUMS, "logsumexp") or not made_infinity(origin):
         return None
     up, down, total = _infinities(found)
+    if origin.op == "logsumexp":
+        return f"logsumexp reads {plural(total, 'value')} that are all -inf, so it is -inf" if down == total else None
     if not (up or down) or any(given.nan for given in origin.inputs):
         return None
     which = plural(up + down, "infinity", "infinities")
@@ -123,43 +127,78 @@ def _vector_clash(origin: Origin) -> str | None:
     return None
 
 
-def _declared(origin: Origin, evidence: tuple[str, ...], confidence: str) -> Finding:
+def _declared(snapshot: Snapshot, origin: Origin, evidence: tuple[str, ...], confidence: str) -> Finding:
     holding = [found.label for found in origin.inputs if (found.pos_inf or found.neg_inf) and not found.nan]
     where = f", in {holding[0]}" if holding and holding[0] else ""
     told = (f"the infinity was written on purpose (a mask or a fill){where}",) if holding else ()
-    lowest = (
-        f"torch.finfo(torch.{dtype_of(origin)}).min" if dtype_of(origin).startswith(("float", "bfloat")) else "-1e4"
-    )
-    advice = [
-        Remedy(
-            "Mask with a large finite negative such as -1e4 (or torch.finfo(dtype).min) instead of -inf: it vanishes "
-            "in a "
-            "softmax or logsumexp all the same, and 0 times it is 0.",
-            f"masked_fill(~mask, {lowest if origin.op != 'logsumexp' else '-1e4'})",
-        ),
-    ]
-    call = call_of(origin)
-    if origin.op == "mul" and call is not None and len(call.spans) == 2:
-        a, b = element(origin, "self"), element(origin, "other")
-        zero, other = (
-            (call.operand(0), call.operand(1))
-            if a == 0 or b is not None and isinf(b)
-            else (call.operand(1), call.operand(0))
-        )
-        advice.insert(
-            0,
-            Remedy(
-                f"Select instead of multiplying: where {zero} is 0 the product must not be formed, for 0 * inf is NaN.",
-                call.with_call(
-                    f"torch.where({zero} == 0, 0.0, {zero} * {atom(other or '')}.masked_fill({zero} == 0, 0.0))"
-                ),
-            ),
-        )
+    advice: tuple[Remedy, ...]
+    if origin.op == "mul" and not origin.derivative and (selected := _selected(snapshot, origin)) is not None:
+        advice = (selected, _finite_mask(origin))
+    elif origin.op in _SUMS and not origin.derivative:
+        advice = (_left_out(snapshot, origin), _finite_mask(origin))
     else:
-        advice.append(
-            Remedy(
-                "Or take the masked elements out before this op with torch.where, so that no infinity enters it.",
-                "x = torch.where(mask, x, torch.zeros_like(x))",
-            )
-        )
-    return Finding(Cause.INF_ARITHMETIC, confidence, (*evidence, *told), tuple(advice))
+        advice = (_bounded(snapshot, origin), _finite_mask(origin))
+    return Finding(Cause.INF_ARITHMETIC, confidence, (*evidence, *told), advice)
+
+
+def _selected(snapshot: Snapshot, origin: Origin) -> Remedy | None:
+    """0 * inf: the infinite factor filled where the other one is 0."""
+    call = call_of(origin)
+    a, b = element(origin, "self"), element(origin, "other")
+    if call is None or len(call.spans) != 2:
+        return None
+    infinite = 1 if a == 0 or b is not None and isinf(b) else 0
+    zero = call.operand(1 - infinite) or ""
+    told = (
+        f"Select instead of multiplying: where {zero} is 0 the product must not be formed, for 0 * inf is NaN; fill "
+        "the other factor there (masked_fill, torch.where), which also keeps the gradient finite."
+    )
+    tried = change(snapshot, "where-zero", "other" if infinite else "self", 0.0)
+    snippet = f"product = torch.where({zero} == 0, 0.0, product)"
+    if not is_plain(zero):
+        return Edit(snippet).remedy(told, tried)
+    return edit_operand(origin, infinite, "{}.masked_fill(" + f"{atom(zero)} == 0, 0.0)", snippet).remedy(told, tried)
+
+
+def _left_out(snapshot: Snapshot, origin: Origin) -> Remedy:
+    """A sum or mean over infinities: they count as 0."""
+    x = operand_text(origin, 0, "x")
+    name = (main_summary(origin) or origin.inputs[0]).name if origin.inputs else "self"
+    told = f"Take the masked elements out before the {origin.op} (torch.where, masked_fill): they count as 0 then."
+    snippet = f"{x} = {atom(x)}.masked_fill({atom(x)}.isinf(), 0.0)"
+    edit = edit_operand(origin, 0, "{}.masked_fill({}.isinf(), 0.0)", snippet)
+    return edit.remedy(told, change(snapshot, "finite", name, 0.0))
+
+
+def _bounded(snapshot: Snapshot, origin: Origin) -> Remedy:
+    """The infinite operands brought to a large finite number, at the op."""
+    infinite = [i for i, given in enumerate(origin.inputs) if given.neg_inf or given.pos_inf]
+    both = any(given.pos_inf for given in origin.inputs)
+    ends, bound = ((-1e4, 1e4), "clamp(-1e4, 1e4)") if both else ((-1e4, inf), "clamp_min(-1e4)")
+    told = (
+        "Bring the mask's infinity to a large finite number such as -1e4 before this op: it vanishes in a softmax or "
+        "a logsumexp all the same, its differences are finite, and 0 times it is 0."
+    )
+    snippet = f"x = x.{bound}"
+    if len(infinite) == 2 and (call := call_of(origin)) is not None and len(call.spans) == 2 and not call.written:
+        # The second first, so that the first one's place in the line stays.
+        later = Call(call.with_operand(1, filled("{}." + bound, call.operand(1) or "")), call.span, call.spans)
+        line = later.with_operand(0, filled("{}." + bound, later.operand(0) or ""))
+        frame = frame_of(origin.source, call) if origin.source is not None else None
+        return Edit(line, frame).remedy(told, change(snapshot, "clamp", "", *ends))
+    position = infinite[0] if infinite else 0
+    name = origin.inputs[position].name if origin.inputs else "self"
+    tried = change(snapshot, "clamp", name or "self", *ends)
+    if len(origin.inputs) > 1 and origin.op not in ("add", "sub", "mul", "div"):
+        return Edit(snippet).remedy(told, tried)
+    return edit_operand(origin, position, "{}." + bound, snippet).remedy(told, tried)
+
+
+def _finite_mask(origin: Origin) -> Remedy:
+    dtype = dtype_of(origin)
+    lowest = f"torch.finfo(torch.{dtype}).min" if dtype.startswith(("float", "bfloat")) else "-1e4"
+    return Remedy(
+        "Or mask with a large finite negative such as -1e4 (or torch.finfo(dtype).min) instead of -inf, where the mask "
+        "is made.",
+        f"masked_fill(~mask, {lowest if origin.op != 'logsumexp' else '-1e4'})",
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import inf, isnan
 
-from ..model import Cause, Origin, Remedy, Snapshot, TensorSummary
+from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
+from .editing import change, edit_operand, edit_result, eps_of_call
 from .finding import Finding
+from .fusing import fused
 from .numbers import inside_one, margin, plural, show
 from .reading import (
     dtype_of,
@@ -18,7 +20,7 @@ from .reading import (
     maker,
     makers,
 )
-from .rewriting import atom, operand_text, rewritten
+from .rewriting import atom, operand_text
 
 _LOGARITHMS = {"log": 0.0, "log2": 0.0, "log10": 0.0, "log1p": -1.0}
 
@@ -28,8 +30,7 @@ def log_domain(snapshot: Snapshot) -> Finding | None:
 
     Certain: the operand at the failing element was read and is at or below the pole: 0, for log1p -1, for logit
     also 1.
-    Likely: only the operand's range is known, and it reaches the pole; or a log-determinant of a finite matrix is
-    not finite.
+    Likely: only the operand's range is known, and it reaches the pole.
     """
     origin = generated_at(snapshot)
     if origin is None:
@@ -38,20 +39,7 @@ def log_domain(snapshot: Snapshot) -> Finding | None:
     if op in ("xlogy", "xlog1py"):
         return _product_with_logarithm(snapshot, origin)
     if op == "logit":
-        return _logit(origin)
-    if _of_determinant(origin) and any(found.nonfinite for found in origin.outputs):
-        made = "negative" if any(found.nan for found in origin.outputs) else "zero (the matrix is singular)"
-        return Finding(
-            Cause.LOG_DOMAIN,
-            "likely",
-            (f"the log-determinant of a finite matrix is not finite: its determinant is {made}",),
-            (
-                Remedy(
-                    "Add a small multiple of the identity, eps * I, before the determinant.",
-                    "torch.logdet(a + 1e-6 * eye)",
-                ),
-            ),
-        )
+        return _logit(snapshot, origin)
     if op not in _LOGARITHMS:
         return None
     end, x, found = _LOGARITHMS[op], main_element(origin), main_summary(origin)
@@ -70,13 +58,6 @@ def log_domain(snapshot: Snapshot) -> Finding | None:
     return Finding(Cause.LOG_DOMAIN, "likely", (text, *_story(snapshot, origin, None)), _for_log(snapshot, origin))
 
 
-def _of_determinant(origin: Origin) -> bool:
-    """Whether the op is a log-determinant; torch.logdet chooses its NaN with `where`."""
-    source = origin.source
-    called = (source.expression or source.code or "") if source is not None else ""
-    return origin.op in ("logdet", "slogdet", "linalg_slogdet") or origin.op == "where" and "logdet(" in called
-
-
 def _product_with_logarithm(snapshot: Snapshot, origin: Origin) -> Finding | None:
     a, b = element(origin, "self"), element(origin, "other")
     end = -1.0 if origin.op.endswith("log1py") else 0.0
@@ -86,13 +67,17 @@ def _product_with_logarithm(snapshot: Snapshot, origin: Origin) -> Finding | Non
     return Finding(Cause.LOG_DOMAIN, "certain", (text,), _for_log(snapshot, origin, position=1))
 
 
-def _logit(origin: Origin) -> Finding | None:
-    x, eps = main_element(origin), dtype_of(origin)
+def _logit(snapshot: Snapshot, origin: Origin) -> Finding | None:
+    x, eps = main_element(origin), inside_one(dtype_of(origin))
     if x is None or 0 < x < 1 or isnan(x):
         return None
     text = equation(origin, f"logit({show(x)}) = log({show(x)} / (1 - {show(x)}))")
-    advice = Remedy(
-        "Give logit an eps, or keep the logits from before the sigmoid.", f"torch.logit(p, eps={inside_one(eps)})"
+    inside = f"clamp({eps}, 1 - {eps})"
+    edit = edit_operand(origin, 0, "{}." + inside, f"torch.logit(p.{inside})")
+    advice = edit.remedy(
+        f"Keep the probability strictly between 0 and 1 (torch.logit takes an eps for it), by {eps}; better, keep the "
+        "logits from before the sigmoid.",
+        change(snapshot, "clamp", "self", float(eps), 1 - float(eps)),
     )
     return Finding(Cause.LOG_DOMAIN, "certain", (text,), (advice,))
 
@@ -121,64 +106,110 @@ def _saturated(snapshot: Snapshot) -> str | None:
 
 
 def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[Remedy, ...]:
+    built_in = eps_of_call(snapshot, origin)
+    if built_in is not None:
+        return (built_in,)
     dtype = dtype_of(origin)
-    eps = margin(dtype)
+    operand = "other" if position else "self"
+    made = [op.name for op in makers(snapshot, operand, depth=4)]
+    bounded = _bounded(snapshot, origin, position, operand, margin(dtype), inside_one(dtype))
+    if bounded.replaces is None and (earlier := _where_made(snapshot, origin, operand, margin(dtype))) is not None:
+        bounded = earlier
+    both = _both_sides(snapshot, dtype)
+    if both is not None:
+        text = (
+            "Better, compute the loss from the logits: F.binary_cross_entropy_with_logits (BCEWithLogitsLoss), which "
+            "cannot saturate."
+        )
+        return (both, Remedy(text, "F.binary_cross_entropy_with_logits(logits, target)"))
+    one = fused(snapshot, origin) if position == 0 and origin.op == "log" else None
+    if one is not None:
+        # An edit of the line comes before a snippet, also where the snippet is the better advice.
+        return (one, bounded) if one.replaces is not None else (bounded, one)
+    return (bounded, *_besides(made, underflowed=_underflowed(snapshot, operand)))
+
+
+def _bounded(snapshot: Snapshot, origin: Origin, position: int, operand: str, eps: str, inside: str) -> Remedy:
+    """The operand kept above the end of the logarithm's domain."""
     x = operand_text(origin, position, "x")
     name = origin.op if position == 0 else "log"
-    made = list(makers(snapshot, "other" if position else "self", depth=4))
-    above = [op.name for op in made]
-    saturated = _saturated(snapshot)
-    underflowed = any(op.name in ("exp", "exp2") and op.outputs and holds_zero(op.outputs[0]) for op in made)
-    advice = [
-        Remedy(
-            f"Keep the operand of {name} above 0: clamp it to (or add) a small eps such as {eps}.",
-            rewritten(origin, position, "{}.clamp_min(" + eps + ")", f"torch.{name}({atom(x)}.clamp_min({eps}))"),
-        )
-    ]
+    end = f"-1 + {inside}" if origin.op.endswith("1p") or origin.op.endswith("log1py") else eps
+    low = -1 + float(inside) if end != eps else float(eps)
+    within = f"torch.{name}({atom(x)}.clamp_min({end}))"
+    if origin.source is not None and ".log_prob(" in origin.source.expression:
+        within = "dist.log_prob(value.clamp(1e-6, 1 - 1e-6))  # or the distribution's scale, rate or probabilities"
+    edit = edit_operand(origin, position, "{}.clamp_min(" + end + ")", within)
+    text = (
+        f"Keep the operand of {name} above {'-1' if end != eps else '0'}: clamp it to (or add) a small eps such as "
+        f"{inside if end != eps else eps}; a clamped element has no gradient."
+    )
+    return edit.remedy(text, change(snapshot, "clamp", operand, low, inf))
+
+
+def _where_made(snapshot: Snapshot, origin: Origin, operand: str, eps: str) -> Remedy | None:
+    """Where the op's own line cannot be edited (a distribution's log_prob): the operand bounded where it is made."""
+    made = maker(snapshot, operand)
+    # A density divides by its scale and by the square of it, which needs more room.
+    bound = "1e-3" if origin.source is not None and ".log_prob(" in origin.source.expression else eps
+    edit = edit_result(made, f"clamp_min({bound})") if made is not None else None
+    if made is None or edit is None:
+        return None
+    text = (
+        "Keep the operand of the logarithm above 0 in the line that makes it (a scale, a rate, a probability): an eps "
+        f"of {bound} also keeps what is divided by it, and the gradients, in range."
+    )
+    return edit.remedy(text, Change("clamp", made.id, "out", (float(bound), inf)))
+
+
+def _both_sides(snapshot: Snapshot, dtype: str) -> Remedy | None:
+    """log(p) and log(1 - p) of one saturated sigmoid: p bounded at both ends where it is made."""
+    made = next((op for op in makers(snapshot, "self", depth=2) if op.name == "sigmoid"), None)
+    if made is None:
+        return None
+    below = {edge.downstream for edge in snapshot.edges if edge.upstream == made.id}
+    below |= {edge.downstream for edge in snapshot.edges if edge.upstream in below}
+    logs = [op for op in snapshot.ops if op.id in below and op.name == "log" and op.phase != "backward"]
+    eps = inside_one(dtype)
+    edit = edit_result(made, f"clamp({eps}, 1 - {eps})") if len(logs) > 1 else None
+    if edit is None:
+        return None
+    text = (
+        f"The loss takes log(p) and log(1 - p) of the same probability: clamp it to a small eps ({eps}) from both ends "
+        "where it is made."
+    )
+    return edit.remedy(text, Change("clamp", made.id, "out", (float(eps), 1 - float(eps))))
+
+
+def _underflowed(snapshot: Snapshot, operand: str) -> bool:
+    """Whether an exponential upstream underflowed to 0."""
+    return any(
+        op.name in ("exp", "exp2") and op.outputs and holds_zero(op.outputs[0])
+        for op in makers(snapshot, operand, depth=4)
+    )
+
+
+def _besides(made: list[str], *, underflowed: bool) -> tuple[Remedy, ...]:
+    """What else helps, by what made the operand."""
+    above = set(made)
     if "sigmoid" in above:
-        advice.insert(
-            0,
-            Remedy(
-                "Compute the log-probability from the logits: F.logsigmoid, or F.binary_cross_entropy_with_logits "
-                "(BCEWithLogitsLoss) on the value before the sigmoid; it cannot saturate.",
-                "F.binary_cross_entropy_with_logits(logits, target)",
-            ),
+        text = (
+            "Compute the log-probability from the logits: F.logsigmoid, or F.binary_cross_entropy_with_logits "
+            "(BCEWithLogitsLoss) on the value before the sigmoid; it cannot saturate."
         )
-    elif saturated == "softmax":
-        advice.insert(
-            0,
-            Remedy(
-                "Replace softmax followed by log by F.log_softmax (or F.cross_entropy on the logits).",
-                "F.log_softmax(logits, dim=-1)",
-            ),
-        )
-    elif underflowed:
-        advice.insert(
-            0,
-            Remedy(
-                "exp underflowed to 0 before the logarithm: stay in log space, and add the terms with torch.logsumexp.",
-                "torch.logsumexp(log_weights + log_densities, dim=-1)",
-            ),
-        )
-    elif set(above) & {"rand", "uniform", "rand_like"}:
-        advice.append(
-            Remedy(
-                "The random draw may be exactly 0: use F.gumbel_softmax, Tensor.exponential_(), or draw in float32.",
-                "g = -torch.empty_like(logits).exponential_().log()",
-            )
-        )
-    elif "div" in above:
-        advice.append(
-            Remedy(
-                "Or write the loss without the logarithm of a ratio that may be 0: 1 - iou, GIoU, or log(a + eps) - "
-                "log(b + eps)."
-            )
-        )
-    if not underflowed and not set(above) & {"sigmoid", "softmax", "rand", "uniform", "rand_like", "div"}:
-        advice.append(
-            Remedy(
-                "If it is a probability, work with logits: F.log_softmax, F.logsigmoid or "
-                "F.binary_cross_entropy_with_logits.",
-            )
-        )
-    return tuple(advice)
+        return (Remedy(text, "F.binary_cross_entropy_with_logits(logits, target)"),)
+    if "softmax" in above:
+        text = "Replace softmax followed by log by F.log_softmax (or F.cross_entropy on the logits)."
+        return (Remedy(text, "F.log_softmax(logits, dim=-1)"),)
+    if underflowed:
+        text = "exp underflowed to 0 before the logarithm: stay in log space, and add the terms with torch.logsumexp."
+        return (Remedy(text, "torch.logsumexp(log_weights + log_densities, dim=-1)"),)
+    if above & {"rand", "uniform", "rand_like"}:
+        text = "The random draw may be exactly 0: use F.gumbel_softmax, Tensor.exponential_(), or draw in float32."
+        return (Remedy(text, "g = -torch.empty_like(logits).exponential_().log()"),)
+    if "div" in above:
+        text = "Or write the loss without the logarithm of a ratio that may be 0: 1 - iou, GIoU, or log(a + eps) - "
+        return (Remedy(text + "log(b + eps)."),)
+    text = (
+        "If it is a probability, work with logits: F.log_softmax, F.logsigmoid or F.binary_cross_entropy_with_logits."
+    )
+    return (Remedy(text),)

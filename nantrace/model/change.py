@@ -10,7 +10,8 @@ class Change:
     """One change to the step that a replay can try: what the remedy's code does to the values.
 
     `act` says what is done, `op` to which executed op (its id among the snapshot's ops; for a derivative the
-    forward op). Every execution of the same line of code is changed with it, as by an edit of that line.
+    forward op). Every execution of the same line of code is changed with it, as by an edit of that line. An empty
+    `operand`, for an act on an operand, is every tensor operand of the op; the operand "out" is the op's result.
 
     | act | meaning of `operand`, `values`, `name` |
     |---|---|
@@ -24,10 +25,13 @@ class Change:
     | "tanh" | values[0] * tanh(operand / values[0]) |
     | "unmask" | slices of the operand along dimension values[0] that are masked as a whole are opened |
     | "jitter" | the operand (square matrices) + values[0] * identity |
+    | "spread" | the operand (square matrices) + values[0] * a diagonal of 1, 2, 3, ...: equal eigenvalues part |
+    | "where-zero" | elements of the operand become values[0] where the op's other operand is exactly 0 |
     | "argument" | the non-tensor argument `operand` (eps, p, ...) becomes values[0] |
     | "dtype" | the op runs in the dtype `name`, outside autocast; its result is cast back where what follows needs it |
     | "zero" | the op's result, where not finite, counts as 0 and has no gradient: the empty case is skipped |
-    | "fused" | the op and what made its operand become one op: `name` "log_softmax", "logsigmoid", "logsumexp" |
+    | "fused" | the op and what made its operand become one op: `name` "log_softmax", "logsigmoid" (also of |
+    |         | 1 - sigmoid(x), as logsigmoid(-x)), "logsumexp" |
     | "samples" | samples with a non-finite value (or an impossible label) leave the batch |
     | "parameter" | the non-finite elements of the parameter or buffer `name` become values[0] |
     | "setting" | the optimizer's setting `name` (lr, eps, ...) becomes values[0] |

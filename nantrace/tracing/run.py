@@ -56,9 +56,7 @@ def operand(run: Run, token: Token, *, copied: bool) -> Any:
     held = token.saved if token.saved is not None else token.held
     if held is None:
         raise RuntimeError("a tensor of the step was made by something that the tape did not see")
-    batch = (
-        copied and token.kind == EXTERNAL and held.is_floating_point() and not held.requires_grad and held.is_leaf
-    )
+    batch = copied and token.kind == EXTERNAL and held.is_floating_point() and not held.requires_grad and held.is_leaf
     if batch or token.saved is not None:  # what glue is about to write has a copy on the tape, which must outlast us
         with unobserved(run.microscope):
             held = held.detach().clone()

@@ -43,7 +43,7 @@ class Case:
     make: Callable[[], Training]
 
     def verdict(self, ended: Ended) -> str:
-        """"" where the run is told as it should be, else what is wrong."""
+        """ "" where the run is told as it should be, else what is wrong."""
         if ended.report is None:
             return "" if ended.finite else "not finite, and no report"
         if self.healthy:

@@ -187,7 +187,7 @@ class Last(nn.Module):
 
 
 def recurrent(kind: str, scale: float = 1.0, width: int = 16, inputs: int = 4) -> Last:
-    """"relu", "tanh" or "lstm", its recurrent weights an orthogonal matrix (or four) times `scale`."""
+    """ "relu", "tanh" or "lstm", its recurrent weights an orthogonal matrix (or four) times `scale`."""
     layer: nn.RNNBase
     if kind == "lstm":
         layer = nn.LSTM(inputs, width, batch_first=True)

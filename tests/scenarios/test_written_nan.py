@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..builders import report_on
+import nantrace
+
+from ..builders import caught, sgd
 
 NAN = float("nan")
 
@@ -65,7 +67,14 @@ def test_the_op_that_computes_with_a_written_nan(function: Callable[[Tensor], Te
     """It is no label and no input: nothing came in from outside, and no rule is certain."""
     torch.manual_seed(0)
     model = Between(function)
-    report = report_on(model, lambda: model(torch.ones(8, 4)).sum())
+    optimizer = sgd(model)
+
+    def step() -> None:
+        with nantrace.watch(model):
+            model(torch.ones(8, 4)).sum().backward()
+            optimizer.step()
+
+    report = caught(step)
 
     assert (report.origin.op, report.phase, report.origin.module) == (op, phase, "")
     assert report.cause == "undetermined"

@@ -38,6 +38,15 @@ def zeros(x: torch.Tensor) -> torch.Tensor:
     return (x * 0) ** 2
 
 
+def masked(x: torch.Tensor) -> torch.Tensor:
+    return x.masked_fill(torch.ones(4, dtype=torch.bool), -inf)
+
+
+def equal(x: torch.Tensor) -> torch.Tensor:
+    """A matrix whose eigenvalues are all the same."""
+    return x[:4] * 0 + torch.eye(4)
+
+
 @pytest.mark.parametrize(
     ("function", "change", "helps"),
     [
@@ -56,6 +65,12 @@ def zeros(x: torch.Tensor) -> torch.Tensor:
         (lambda x: torch.exp(x * 0 + 1e4), Change("tanh", operand="self", values=(10.0,)), True),
         (lambda x: torch.exp(x * 0 + 100).sum() * 1e-30, Change("dtype", name="float64"), True),
         (lambda x: F.layer_norm(x * 0, (4,), eps=0.0), Change("argument", operand="eps", values=(1e-5,)), True),
+        (lambda x: x * 0 * masked(x), Change("where-zero", operand="other", values=(0.0,)), True),
+        (lambda x: masked(x) - masked(x), Change("clamp", values=(-1e4, inf)), True),
+        (lambda x: masked(x) - masked(x), Change("clamp", operand="self", values=(-1e4, inf)), False),
+        (lambda x: torch.softmax(masked(x), -1), Change("unmask", operand="self", values=(-1.0,)), True),
+        (lambda x: torch.linalg.eigh(equal(x))[1], Change("spread", operand="A", values=(1e-3,)), True),
+        (lambda x: torch.linalg.eigh(equal(x))[1], Change("jitter", operand="A", values=(1e-3,)), False),
     ],
 )
 def test_an_operand_is_changed_where_an_edit_of_the_line_would(
@@ -150,6 +165,35 @@ def test_a_row_that_is_masked_as_a_whole_is_opened(monkeypatch: pytest.MonkeyPat
         return model(x, x, x, key_padding_mask=padding)[0].sum()
 
     assert verdicts(monkeypatch, attention, loss, Change("unmask", operand="self", values=(-1.0,))) == [True]
+
+
+def test_a_line_of_a_block_is_changed_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of the line that calls the attention mends all blocks of its kind, not the one that failed first."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            return x + self.attention(x, x, x, key_padding_mask=padding)[0]
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x, padding)
+            return x
+
+    padding = torch.tensor([[False] * 5, [True] * 5])
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        return model(torch.ones(2, 5, 8), padding).sum()
+
+    assert verdicts(monkeypatch, Blocks(), loss, Change("unmask", operand="self", values=(-1.0,))) == [True]
 
 
 def test_nothing_to_reduce_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:

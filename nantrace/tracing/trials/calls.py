@@ -37,17 +37,31 @@ def call_changed(change: Change, site: Site, fusing: Fusing, func: Any, args: An
 
 
 def _with_operand(change: Change, site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+    if change.operand in ("", "out"):
+        if _writes(func):
+            raise CannotTry("an op in place has no result or operands of its own")
+        if change.operand == "out":
+            return replace_tensors(func(*args, **kwargs), lambda tensor: altered(change, tensor))
+        return func(*replace_tensors(args, lambda tensor: altered(change, tensor)), **kwargs)
     given = tensors_in((args, kwargs))
     position = _position(change.operand, site, func, given, args, kwargs)
     in_place = position == 0 and _writes(func)
     # A copy of what will be written: autograd keeps the operand of the change, and refuses to see it written.
-    operand = altered(change, given[position].clone() if in_place else given[position])
+    operand = given[position].clone() if in_place else given[position]
+    operand = _where_zero(change, operand, given, position) if change.act == "where-zero" else altered(change, operand)
     count = iter(range(len(given)))
     new_args, new_kwargs = replace_tensors(
         (args, kwargs), lambda tensor: operand if next(count) == position else tensor
     )
     result = func(*new_args, **new_kwargs)
     return given[0].copy_(result) if in_place else result
+
+
+def _where_zero(change: Change, operand: torch.Tensor, given: list[torch.Tensor], position: int) -> torch.Tensor:
+    """The operand, filled where the op's other operand is 0."""
+    if len(given) != 2:
+        raise CannotTry("the op has no other operand")
+    return torch.where(given[1 - position] == 0, change.values[0], operand)
 
 
 def _position(operand: str, site: Site, func: Any, given: list[torch.Tensor], args: Any, kwargs: Any) -> int:

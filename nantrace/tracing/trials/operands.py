@@ -40,6 +40,9 @@ def altered(change: Change, tensor: torch.Tensor) -> torch.Tensor:
         case "jitter":
             size = tensor.shape[-1]
             return tensor + values[0] * torch.eye(size, dtype=tensor.dtype, device=tensor.device)
+        case "spread":
+            ramp = torch.ones(tensor.shape[-1], dtype=tensor.dtype, device=tensor.device).cumsum(0)
+            return tensor + values[0] * ramp.diag()
         case _:
             raise CannotTry(f"nantrace has no way to try {change.act!r}")
 
