@@ -17,7 +17,7 @@ from .place import place_of
 from .reach import Index, Region, broadcast, everything, regions
 from .recipes import Operand
 from .reconstruction import Reconstruction
-from .schema import PLUMBING, has_literal
+from .schema import PLUMBING, is_written
 from .summaries import first_bad_element, value_at
 from .walk import DECLARED, EXTERNAL, GENERATED, Source, State, Verdict, Walk
 
@@ -146,7 +146,7 @@ class GraphWalk(Walk):
             return self._brought_by(state, hidden[0])
         if not known:
             return Verdict(CLEAN if name in _CARRIERS and not hidden else OPEN, state)
-        if has_literal(seen.arguments):
+        if is_written(seen.arguments, math.nan if self._is_nan(state) else math.inf):
             return Verdict(DECLARED, state)
         if self.values.unknown(state.op) or not seen.kept_inputs:
             self._doubt(f"not every operand of {name} is saved in the graph")

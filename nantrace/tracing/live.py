@@ -223,7 +223,7 @@ class _Telling:
         bad_in, bad_out = (any(one.nonfinite for one in side) for side in (inputs, outputs))
         if is_origin:
             status = Status.GENERATED
-        elif bad_out and not bad_in and has_literal(seen.arguments):
+        elif bad_out and not bad_in and has_literal(seen.arguments):  # a NaN that the op made is the origin
             status = Status.DECLARED
         else:
             status = Status.PROPAGATED if bad_out else Status.CLEAN

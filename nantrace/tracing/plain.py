@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from math import prod
 
@@ -11,7 +12,7 @@ from .microscope import Seen
 from .naming import Namer
 from .place import Place
 from .run import Run
-from .schema import has_literal
+from .schema import has_literal, is_written
 from .sources import Owners, labels_for
 from .summaries import describe
 
@@ -49,7 +50,8 @@ def status_of(seen: Seen, origin: int | None) -> Status:
     if seen.bad:
         if seen.bad_input:
             return Status.PROPAGATED
-        return Status.DECLARED if has_literal(seen.arguments) or seen.expected else Status.GENERATED
+        value = math.nan if any(found.nan for found in seen.summaries) else math.inf
+        return Status.DECLARED if is_written(seen.arguments, value) or seen.expected else Status.GENERATED
     return Status.KILLED if seen.bad_input else Status.CLEAN
 
 

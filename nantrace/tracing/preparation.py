@@ -22,7 +22,7 @@ from .examples import example_of
 from .microscope import Kept, Seen
 from .place import place_of
 from .reach import Index, broadcast
-from .schema import PLUMBING, OpFacts, facts_of, has_literal, operands, scalars
+from .schema import PLUMBING, OpFacts, facts_of, is_written, operands, scalars
 from .summaries import describe, first_bad_element, value_at
 from .walk import State
 
@@ -178,7 +178,8 @@ def _origin(op: Prepared, inputs: list[tuple[str, torch.Tensor]], output: int, i
         args=op.args,
         kwargs=op.kwargs,
     )
-    if has_literal(seen.arguments) or op.facts.name in PLUMBING:
+    value = value_at(op.outputs[output], index)
+    if is_written(seen.arguments, value) or op.facts.name in PLUMBING:
         return None
     return Origin(
         op=op.facts.name,

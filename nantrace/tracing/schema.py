@@ -118,11 +118,22 @@ def scalars(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 
 def has_literal(arguments: dict[str, Any]) -> bool:
     """Whether a non-finite number stands among an op's own arguments: the program wrote it on purpose."""
-    return any(
-        isinstance(item, float) and not math.isfinite(item)
+    return bool(_literals(arguments))
+
+
+def is_written(arguments: dict[str, Any], value: float) -> bool:
+    """Whether a non-finite result comes of such a number alone. NaN of an infinity (0 * inf) is made by the op."""
+    literals = _literals(arguments)
+    return any(math.isnan(literal) for literal in literals) or (bool(literals) and not math.isnan(value))
+
+
+def _literals(arguments: dict[str, Any]) -> list[float]:
+    return [
+        item
         for value in arguments.values()
         for item in (value if isinstance(value, list) else [value])
-    )
+        if isinstance(item, float) and not math.isfinite(item)
+    ]
 
 
 def _named(facts: OpFacts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from .microscope import Kept, Microscope, Seen
 from .place import Place, place_of
 from .reach import Index, Region, regions
-from .schema import has_literal
+from .schema import is_written
 from .summaries import first_bad_element, value_at
 
 _ALL = slice(None)
@@ -135,7 +135,8 @@ class Walk:
     def _decide(self, state: State, candidates: list[Verdict | State]) -> Verdict:
         seen = self.microscope.ops[state.op]
         if not candidates:
-            return Verdict(DECLARED if has_literal(seen.arguments) or seen.expected else GENERATED, state)
+            written = is_written(seen.arguments, self._value(state))
+            return Verdict(DECLARED if written or seen.expected else GENERATED, state)
         judged: list[tuple[Verdict, State | None]] = []
         for candidate in candidates:
             if isinstance(candidate, Verdict):

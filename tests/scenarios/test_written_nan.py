@@ -78,3 +78,27 @@ def test_the_op_that_computes_with_a_written_nan(function: Callable[[Tensor], Te
 
     assert (report.origin.op, report.phase, report.origin.module) == (op, phase, "")
     assert report.cause == "undetermined"
+
+
+MASK = torch.tensor([1.0, 0.0, 1.0, 1.0])
+
+
+def test_a_mask_that_multiplies_by_an_infinity_makes_nan_itself() -> None:
+    """0 * -inf is NaN where the mask keeps: the product made it, be the infinity written on purpose."""
+    torch.manual_seed(0)
+    model = Between(lambda h: torch.softmax(h + (1 - MASK) * float("-inf"), -1))
+    optimizer = sgd(model)
+
+    def step() -> None:
+        with nantrace.watch(model):
+            model(torch.ones(8, 4)).sum().backward()
+            optimizer.step()
+
+    report = caught(step)
+
+    assert (report.origin.op, report.origin.module, report.cause, report.confidence) == (
+        "mul",
+        "",
+        "inf-arithmetic",
+        "certain",
+    )
