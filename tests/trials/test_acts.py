@@ -95,6 +95,29 @@ def test_two_ops_become_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda p: p[range(8), [0] * 8],
+        lambda p: p.gather(1, torch.zeros(8, 1, dtype=torch.long)).squeeze(1),
+        lambda p: p.transpose(0, 1).reshape(-1),
+    ],
+)
+@pytest.mark.parametrize("where", ["the module", "the loss"])
+def test_a_logarithm_of_some_elements_of_a_softmax(
+    monkeypatch: pytest.MonkeyPatch, taken: Callable[[torch.Tensor], torch.Tensor], where: str
+) -> None:
+    """Which elements are taken does not matter: the same are taken of the log_softmax."""
+
+    def scores(x: torch.Tensor) -> torch.Tensor:
+        return torch.log(taken(torch.softmax(x * 0 + torch.arange(4.0) * 1e3, -1)))
+
+    model = Applies(scores if where == "the module" else lambda x: x)
+    loss = on_ones if where == "the module" else lambda model: scores(model(torch.ones(8, 4))).sum()
+
+    assert verdicts(monkeypatch, model, loss, Change("fused", operand="self", name="log_softmax")) == [True]
+
+
 def test_one_minus_a_sigmoid_is_a_logsigmoid_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """log(1 - sigmoid(x)) is logsigmoid(-x)."""
     model = Applies(lambda x: torch.log(1 - torch.sigmoid(x * 0 + 1e4)))

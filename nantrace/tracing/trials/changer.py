@@ -49,7 +49,7 @@ class Changer(TorchFunctionMode):
         if not self._site.glue and self._is_meant():
             return self._call(func, args, kwargs)
         result = func(*args, **kwargs)
-        self._note(getattr(func, "__name__", ""), args, kwargs, result)
+        self._note(func, getattr(func, "__name__", ""), args, kwargs, result)
         return result
 
     def glue(self, event: GlueOp, args: Any, kwargs: Any) -> Any:
@@ -59,16 +59,16 @@ class Changer(TorchFunctionMode):
         if site.glue and facts is site.facts and calls_from(site, event.stack):
             return self._call(event.func, args, kwargs)
         result = event.func(*args, **kwargs)
-        self._note(facts.name, args, kwargs, result)
+        self._note(event.func, facts.name, args, kwargs, result)
         return result
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.changed += 1
         return call_changed(self._change, self._site, self._fusing, func, args, kwargs)
 
-    def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+    def _note(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         if self._change.act == "fused":
-            self._fusing.note(name, args, kwargs, result)
+            self._fusing.note(func, name, args, kwargs, result)
 
     def _is_meant(self) -> bool:
         frame = sys._getframe(2)

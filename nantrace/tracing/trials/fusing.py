@@ -9,7 +9,15 @@ import torch
 from ...recording.flatten import tensors_in
 from .operands import CannotTry
 
-_NOTED = ("softmax", "sigmoid", "exp", "sum", "rsub", "sub", "__rsub__", "__sub__")
+_MAKERS = ("softmax", "sigmoid", "exp", "sum", "rsub", "sub", "__rsub__", "__sub__")
+# The logarithm may be taken of some of the elements, or of another shape of them.
+_MOVERS = frozenset(
+    {
+        "__getitem__", "index", "gather", "index_select", "select", "slice", "take_along_dim", "view", "reshape",
+        "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "contiguous", "clone", "masked_select",
+        "unsafe_view",
+    }
+)  # fmt: skip
 
 
 class Fusing:
@@ -17,15 +25,25 @@ class Fusing:
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[str, Any, Any, torch.Tensor]] = {}  # by the result, which is held here
+        self._moved: dict[int, tuple[Any, Any, Any, torch.Tensor]] = {}
 
-    def note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+    def note(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """A function has run; those that may stand before a logarithm are remembered with their operands."""
         plain = name.strip("_") if name.startswith("_soft") else name
-        if plain in _NOTED and isinstance(result, torch.Tensor):
+        if not isinstance(result, torch.Tensor):
+            return
+        if plain in _MAKERS:
             self._made[id(result)] = (plain, args, dict(kwargs), result)
+        elif plain in _MOVERS and args and isinstance(args[0], torch.Tensor):
+            self._moved[id(result)] = (func, args, dict(kwargs), result)
 
     def fused(self, name: str, operand: torch.Tensor) -> torch.Tensor:
-        """The logarithm of what made the operand, in one op."""
+        """The logarithm of what made the operand, in one op; of an operand that was moved, the logarithm moved."""
+        moved = self._moved.get(id(operand))
+        if moved is not None:
+            func, args, kwargs, _ = moved
+            result: torch.Tensor = func(self.fused(name, args[0]), *args[1:], **kwargs)
+            return result
         match name:
             case "log_softmax":
                 args, kwargs = self._maker(operand, "softmax")
