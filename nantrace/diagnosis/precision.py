@@ -9,9 +9,9 @@ from .division import denominator, zero_division
 from .finding import Finding
 from .logarithms import log_domain
 from .numbers import COARSE, limits, number, plural, rounded, show
-from .overflow import device_of, where
 from .reading import dtype_of, holds_zero, lacks_zero, makers
 from .rewriting import call_of
+from .widening import device_of, where
 
 _EPS_AT_MOST = 1e-3
 _DRAWS = ("rand", "rand_like", "uniform")
