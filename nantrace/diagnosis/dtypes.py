@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import isfinite, log10
 
-from .numbers import COARSE, limits, show_power
+from .numbers import COARSE, limits, show, show_power
 
 _WIDER = {
     "float16": ("float32", "bfloat16"),
@@ -20,6 +20,7 @@ _WIDER = {
     "complex32": ("complex64",),
     "complex64": ("complex128",),
 }
+_FINER = ("float32", "bfloat16")  # their smallest numbers are the same
 _LEAST_SPARE = 1.0  # decades: less than that is spent by the next op
 
 
@@ -62,20 +63,36 @@ def would_hold(power: float, dtype: str) -> str | None:
 
 
 def would_keep(value: float, dtype: str) -> str | None:
-    """In a sentence, which dtypes would have kept a value that rounded to 0."""
-    if value == 0 or not isfinite(value):
+    """In a sentence, which dtypes hold a small value that rounded to 0."""
+    held = [name for name in (_FINER if dtype in COARSE else ("float64",)) if name != dtype and _holds(value, name)]
+    if value == 0 or not isfinite(value) or not held:
         return None
-    small = log10(abs(value))
-    held = []
-    for name in ("float32", "bfloat16") if dtype in COARSE else ("float64",):
-        grain = limits(name)
-        if grain is not None and name != dtype and small > log10(grain.smallest_normal):
-            held.append((name, small - log10(grain.smallest_normal)))
-    if not held:
-        return None
-    (first, decades), *others = held
-    also = f"; {others[0][0]} too" if others else ""
-    return f"{first} would have kept it, {show_power(decades)} times its smallest normal number{also}"
+    grain = limits(held[0])
+    holds = "they hold" if len(held) > 1 else "it holds"
+    below = f": down to {show(grain.smallest_normal)} {holds} all digits" if grain is not None else ""
+    also = f" and {held[1]}" if len(held) > 1 else ""
+    return f"{held[0]}{also} would have kept {show(value)}{below}"
+
+
+def would_resolve(gap: float, dtype: str) -> str | None:
+    """In a sentence, which dtype tells 1 - gap from 1."""
+    name = finer(gap, dtype)
+    grain = limits(name) if name is not None else None
+    return f"{name} would have told 1 - {show(gap)} from 1: its eps is {show(grain.eps)}" if grain is not None else None
+
+
+def finer(gap: float, dtype: str) -> str | None:
+    """The next dtype that tells 1 - gap from 1."""
+    for name in ("float32", "float64"):
+        grain, own = limits(name), limits(dtype)
+        if grain is not None and own is not None and grain.mantissa > own.mantissa and gap >= grain.eps / 4:
+            return name
+    return None
+
+
+def _holds(value: float, dtype: str) -> bool:
+    grain = limits(dtype)
+    return grain is not None and abs(value) >= grain.smallest_normal
 
 
 def _candidates(dtype: str) -> tuple[str, ...]:

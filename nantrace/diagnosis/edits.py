@@ -195,3 +195,41 @@ def _calls(node: ast.AST, path: list[str]) -> bool:
             return len(path) > 1 and name == path[-2] and path[-1].isdigit()
         case _:
             return False
+
+
+def with_keyword(frame: Frame | None, called: str, name: str, value: str) -> Edit | None:
+    """The line with a keyword argument of the one call of that name given another value, or given at all."""
+    tree = parsed(frame.code) if frame is not None else None
+    calls = [
+        node
+        for node in (ast.walk(tree) if tree is not None else ())
+        if isinstance(node, ast.Call) and _name_of(node.func) == called
+    ]
+    if frame is None or len(calls) != 1:
+        return None
+    call, line = calls[0], frame.code
+    given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+    if given is not None:
+        return Edit(line[: given.col_offset] + value + line[given.end_col_offset :], frame)
+    end = (call.end_col_offset or 0) - 1
+    if line[end : end + 1] != ")" or any(keyword.arg is None for keyword in call.keywords):
+        return None  # **settings may hold it
+    comma = ", " if (call.args or call.keywords) and not line[:end].rstrip().endswith(",") else ""
+    return Edit(f"{line[:end]}{comma}{name}={value}{line[end:]}", frame)
+
+
+def before(source: Source | None, method: str, template: str) -> Edit | None:
+    """Lines put before a line that is nothing but a call of that method; {} is what it is called on."""
+    frame = line_of(source)
+    found = re.fullmatch(rf"([A-Za-z_][\w.]*)\.{method}\(\)", frame.code) if frame is not None else None
+    if frame is None or found is None:
+        return None
+    return Edit(f"{template.replace('{}', found[1])}\n{frame.code}", frame)
+
+
+def _name_of(function: ast.expr) -> str:
+    match function:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..model import Change, Op, Origin, Remedy, Snapshot
 from .edits import Edit, Spot, is_number, other_calls, spot_of
@@ -47,6 +48,15 @@ def id_of(snapshot: Snapshot) -> int | None:
     """The executed op that a change of the origin means: of a derivative the forward op."""
     found = forward_op(snapshot)
     return found.id if found is not None else None
+
+
+def as_origin(snapshot: Snapshot, op: Op) -> Snapshot:
+    """The snapshot as if another op were the origin: where the change belongs to a line further up."""
+    own = Origin(
+        op.name, op.module, op.module_type, source=op.source, inputs=op.inputs, outputs=op.outputs,
+        arguments=op.arguments, id=op.id, aten=op.aten,
+    )  # fmt: skip
+    return replace(snapshot, origin=own)
 
 
 def under_autocast(snapshot: Snapshot, dtype: str) -> bool:
