@@ -148,7 +148,7 @@ def number_replaced(spot_line: Frame, span: tuple[int, int], old: float, new: st
 
 
 def _filled(template: str, text: str, before: str, after: str) -> str:
-    tight = "{}." in template or "{} " in template or " {}" in template
+    tight = any(part in template for part in ("{}.", "{}[", "{} ", " {}"))
     new = template.replace("{}", atom(text) if tight else text)
     alone = before.rstrip().endswith(("(", ",", "=", "[", "return")) and (
         not after.strip() or after.lstrip().startswith((")", ",", "]", "#"))

@@ -81,7 +81,7 @@ def _where_made(snapshot: Snapshot, origin: Origin) -> list[Remedy]:
     if made is None or frame is None or not name or name not in _assigned_names(frame.code):
         return []
     low, high = _LOG_VARIANCE if dtype_of(origin) != "float16" else (-_HARD["float16"], _HARD["float16"])
-    change = Change("clamp", made.id, "result", (low, high))
+    change = Change("clamp", made.id, "out", (low, high))
     text = f"Bound {name} where it is made: every exp of it, in the sample and in the loss, is then safe."
     code = f"{frame.code}\n{name} = {name}.clamp({low:g}, {high:g})"
     return [Remedy(text, code, change=change, replaces=frame)]

@@ -69,7 +69,7 @@ def _saturated(snapshot: Snapshot, origin: Origin, dtype: str) -> list[Remedy]:
         f"Or saturate the result at the end of {dtype} instead of letting it become inf; what follows then works on "
         f"wrong, but finite, values, and the saturated elements have no gradient."
     )
-    return [_remedy(text, edit, f"out = out.{call}", Change("clamp", op, "result", (-end.max, end.max)))]
+    return [_remedy(text, edit, f"out = out.{call}", Change("clamp", op, "out", (-end.max, end.max)))]
 
 
 def _smaller_loss(dtype: str) -> Remedy:

@@ -118,11 +118,22 @@ def _constructs(node: ast.AST, name: str) -> bool:
 
 def _defines(node: ast.AST, attribute: str) -> bool:
     match node:
-        case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]):
-            return name == attribute
-        case ast.AnnAssign(target=ast.Attribute(value=ast.Name(id="self"), attr=name)):
-            return name == attribute
+        case ast.Assign(targets=[ast.Tuple(elts=targets)]):
+            return any(_is_own(target, attribute) for target in targets)
+        case ast.Assign(targets=[target]):
+            return _is_own(target, attribute)
+        case ast.AnnAssign(target=target):
+            return _is_own(target, attribute)
         case ast.Call(func=ast.Attribute(attr=called), args=[ast.Constant(value=name), *_]):
             return called in _REGISTERING and name == attribute
+        case _:
+            return False
+
+
+def _is_own(target: ast.AST, attribute: str) -> bool:
+    """self.attribute, as what is assigned to."""
+    match target:
+        case ast.Attribute(value=ast.Name(id="self"), attr=name):
+            return name == attribute
         case _:
             return False
