@@ -6,7 +6,7 @@ import ast
 import re
 
 from ..model import BadSource, Change, Frame, Origin, Remedy, Snapshot
-from .edits import Edit, Spot, line_of, parsed, spot_of
+from .edits import Edit, Spot, line_of, lines_of, parsed, spot_of
 from .reading import forward_op
 from .rewriting import Call, atom
 
@@ -87,10 +87,11 @@ def finite_instead_of_minus_infinity(source: BadSource) -> Remedy:
 def _without_samples(snapshot: Snapshot, name: str) -> Remedy:
     text = "Leave the bad samples out of the batch (and out of the data set, once they are known)."
     change = Change("samples")
-    frame = line_of(snapshot.origin.source) if snapshot.origin is not None else None
-    edit = _edit_without_samples(frame) if frame is not None else None
-    if edit is not None:
-        return Remedy(text, edit.code, change=change, replaces=edit.replaces)
+    source = snapshot.origin.source if snapshot.origin is not None else None
+    for frame in lines_of(source):
+        edit = _edit_without_samples(frame)
+        if edit is not None:
+            return Remedy(text, edit.code, change=change, replaces=edit.replaces)
     code = f"keep = {name}.isfinite().flatten(1).all(dim=1)\n{name}, y = {name}[keep], y[keep]"
     return Remedy(text, code, change=change)
 

@@ -104,6 +104,14 @@ def line_of(source: Source | None) -> Frame | None:
     return Frame(source.file, source.line, source.function, source.code)
 
 
+def lines_of(source: Source | None) -> Iterator[Frame]:
+    """The line and those that led to it, innermost first, where they can be edited."""
+    for frame in reversed(source.stack if source is not None else ()):
+        found = line_of(Source(frame.file, frame.line, frame.function, frame.code))
+        if found is not None:
+            yield found
+
+
 def parsed(line: str) -> ast.Module | None:
     """The line as a tree, where it is a statement by itself or the head of a block."""
     for text in (line, f"{line} pass"):

@@ -6,10 +6,10 @@ Read from the source files, and only where one line alone can be meant.
 from __future__ import annotations
 
 import ast
-import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from types import FunctionType
 
 import torch
 
@@ -30,10 +30,7 @@ def construction_of(value: object, stack: RawStack) -> Frame | None:
 def definition_of(module: torch.nn.Module, attribute: str) -> Frame | None:
     """The line of the module's own class that gave it a parameter, a buffer or a child of that name."""
     for kind in type(module).__mro__:
-        try:
-            file = inspect.getsourcefile(kind)
-        except TypeError:  # a built-in class, or one that was made at a prompt
-            continue
+        file = _file_of(kind)
         if file is None or is_torch_file(file) or is_library_file(file):
             continue
         inside = _span_of_class(file, kind.__qualname__)
@@ -45,6 +42,12 @@ def definition_of(module: torch.nn.Module, attribute: str) -> Frame | None:
         if found:
             return found[0] if len(found) == 1 else None
     return None
+
+
+def _file_of(kind: type) -> str | None:
+    """The file of a class, as its methods know it: its module may not be imported by its name any more."""
+    codes = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
+    return codes[0].co_filename if codes else None
 
 
 def definition_of_module(roots: tuple[torch.nn.Module, ...], path: str) -> Frame | None:

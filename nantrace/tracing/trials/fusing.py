@@ -1,4 +1,4 @@
-"""Two ops in place of which torch has one that keeps its value: the logarithm of softmax, sigmoid, sum(exp), 1 + exp."""
+"""Two ops in place of which torch has one that keeps its value: the logarithm of a softmax, a sigmoid, a sum of exp."""
 
 from __future__ import annotations
 
