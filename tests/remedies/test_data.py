@@ -128,8 +128,16 @@ def test_bad_samples_leave_the_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("init", "forward", "expected"),
     [
-        ("self.w = nn.Parameter(torch.empty(4, 3))", "return x @ self.w", "self.w = nn.Parameter(0.02 * torch.randn(4, 3))"),
-        ("self.b = nn.Parameter(torch.empty(4))", "return (x + self.b)[:, :3]", "self.b = nn.Parameter(torch.zeros(4))"),
+        (
+            "self.w = nn.Parameter(torch.empty(4, 3))",
+            "return x @ self.w",
+            "self.w = nn.Parameter(0.02 * torch.randn(4, 3))",
+        ),
+        (
+            "self.b = nn.Parameter(torch.empty(4))",
+            "return (x + self.b)[:, :3]",
+            "self.b = nn.Parameter(torch.zeros(4))",
+        ),
         (
             'self.fc = nn.Linear(4, 3); self.register_buffer("mean", torch.empty(4))',
             "return self.fc(x - self.mean)",

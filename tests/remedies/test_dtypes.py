@@ -15,7 +15,11 @@ HALF = "x = self.w.half()\n"
 OVERFLOWING = {
     "square": (LARGE, HALF + "y = x.pow(2)\nreturn y.float()", "y = x.float().pow(2)"),
     "sum": ([3e4] * 4, HALF + "y = x.sum()\nreturn y.float()", "y = x.float().sum()"),
-    "mse_loss": (LARGE, HALF + "return F.mse_loss(x, x.detach() - 300)", "return F.mse_loss(x.float(), (x.detach() - 300).float())"),
+    "mse_loss": (
+        LARGE,
+        HALF + "y = x.detach() - 300\nreturn F.mse_loss(x, y)",
+        "return F.mse_loss(x.float(), y.float())",
+    ),
     "product": (LARGE, HALF + "y = x * x\nreturn y.float()", "y = x.float() * x"),
     "cumsum": ([4e4, 4e4], HALF + "y = torch.cumsum(x, dim=0)\nreturn y.float()", "y = torch.cumsum(x.float(), dim=0)"),
     "cast": ([7e4, 1.0], "y = self.w.half()\nreturn y.float()", "y = self.w.clamp(-65504, 65504).half()"),
@@ -37,10 +41,10 @@ OVERFLOWING = {
     ),
     "sigmoid by hand": ([-95.0, 1.0], "return 1 / (1 + torch.exp(-self.w))", "return torch.sigmoid(self.w)"),
     "sinh": ([95.0, 1.0], "return torch.sinh(self.w)", "return torch.sinh(self.w.clamp(-20, 20))"),
-    "augmented": ([3e4, 1.0], HALF + "x = x * 1\nx *= 5\nreturn x.float()", "x = x.float() * 5"),
+    "augmented": ([3e4, 1.0], HALF + "x = x * 1\nx *= 5\nreturn x.float()", "x = x.clamp(-6000, 6000) * 5"),
     "mask": (
         [-300.0, -300.0],
-        HALF + "mask = torch.full_like(x, torch.finfo(x.dtype).min).detach()\nx = x + mask\nreturn x.softmax(0).float()",
+        HALF + "mask = torch.full_like(x, torch.finfo(x.dtype).min)\nx = x + mask\nreturn x.softmax(0).float()",
         "x = x + mask.clamp_min(-32752.0)",
     ),
 }  # fmt: skip
