@@ -39,7 +39,7 @@ def for_missing_label(snapshot: Snapshot, source: BadSource, name: str) -> tuple
     origin = snapshot.origin
     spot = _alone(_loss_spot(origin))
     find = Remedy(
-        "Find the samples without a label: go through the data set once and list them.",
+        "Find the samples without a label: go through the data set once with nantrace.scan(loader), or list them.",
         "bad = [i for i, (*_, y) in enumerate(dataset) if not torch.isfinite(torch.as_tensor(y)).all()]",
     )
     select, fill = _selected(snapshot, spot, name), _agreed(snapshot, spot, name)
