@@ -88,7 +88,8 @@ def _without_samples(snapshot: Snapshot, name: str) -> Remedy:
     text = "Leave the bad samples out of the batch (and out of the data set, once they are known)."
     change = Change("samples")
     source = snapshot.origin.source if snapshot.origin is not None else None
-    for frame in lines_of(source):
+    # A field of a batch has no rows to select in the call of the model: the batch there is a dict.
+    for frame in lines_of(source) if name.isidentifier() else ():
         edit = _edit_without_samples(frame)
         if edit is not None:
             return Remedy(text, edit.code, change=change, replaces=edit.replaces)
