@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from .model import Cause, ExceptionFacts, IndexFacts, ReplayFacts, Snapshot, Symptom
+from .model import Cause, ExceptionFacts, IndexFacts, Origin, ReplayFacts, Snapshot, Symptom
 from .recording.recorder import Recorder
 from .report import Report
+from .tracing.definitions import definition_of_module
 from .tracing.environment import environment
 from .tracing.failures import Failure, failure_of, origin_of
 from .tracing.indexing import index_out_of_range
@@ -48,11 +49,18 @@ def _refusal(failure: Failure, index: IndexFacts | None, recorder: Recorder) -> 
         origin=origin,
         modules=recorder.names.types(),
         history=recorder.ring.table(step),
-        index=index,
+        index=_with_definition(index, origin, recorder),
         exception=ExceptionFacts(type(error).__name__, str(error).splitlines()[0] if str(error) else ""),
         replay=replace(ReplayFacts(), reproduced=True if failure.run is not None else None),
         environment=environment(),
     )
+
+
+def _with_definition(index: IndexFacts | None, origin: Origin, recorder: Recorder) -> IndexFacts | None:
+    """The index with the line that made the module whose table was too short."""
+    if index is None or not origin.module:
+        return index
+    return replace(index, made=definition_of_module(recorder.names.roots, origin.module))
 
 
 def _add_note(error: BaseException, text: str) -> None:

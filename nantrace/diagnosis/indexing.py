@@ -7,9 +7,9 @@ from math import inf, isfinite
 
 from ..model import Cause, IndexFacts, OperandValue, Origin, Remedy, Snapshot
 from .finding import Finding
+from .index_remedies import for_label, for_range, for_unwritten
 from .numbers import number, plural, show, show_index
 from .reading import summary
-from .rewriting import operand_text
 
 READING = (
     "index",
@@ -62,69 +62,13 @@ def _out_of_range(snapshot: Snapshot, facts: IndexFacts) -> Finding:
             f"ignore_index={show(ignored)}"
             + (count.replace("indices are", "labels are").replace("index is", "label is"))
         )
-        return Finding(Cause.INDEXING, "certain", (text,), label_remedies(facts))
+        return Finding(Cause.INDEXING, "certain", (text,), for_label(snapshot, facts))
     if facts.op.startswith("embedding"):
         text = f"{at}, but the table has num_embeddings={facts.high}: indices must lie in [0, {facts.high}){count}"
     else:
         text = f"{at} in {facts.op}: the allowed range is {facts.low} <= index < {facts.high}{count}"
     table = (f"the indexed tensor has shape {_shape(facts.table_shape)}",) if facts.table_shape else ()
-    return Finding(Cause.INDEXING, "certain", (text, *table), _for_range(snapshot, facts))
-
-
-def _for_range(snapshot: Snapshot, facts: IndexFacts) -> tuple[Remedy, ...]:
-    name = operand_text(snapshot.origin, 1, "indices") if snapshot.origin is not None else "indices"
-    check = Remedy(
-        "Check the indices where they are made, so that the batch and the sample can be named.",
-        f"assert ({name} >= {max(facts.low, 0)}).all() and ({name} < {facts.high}).all(), ({name}.min(), {name}.max())",
-    )
-    if facts.op.startswith("embedding") and facts.value >= facts.high:
-        grow = Remedy(
-            f"Make the table as large as the vocabulary: at least {facts.value + 1} rows (tokens added to the "
-            "tokenizer "
-            "need model.resize_token_embeddings), or map unknown ids to one that exists.",
-            f"nn.Embedding({facts.value + 1}, {facts.table_shape[-1] if facts.table_shape else 'dim'})",
-        )
-        return (grow, check)
-    if facts.value < 0:
-        sign = Remedy(
-            f"A negative index such as {facts.value} (padding, 'not found') wraps around or is refused: give it a "
-            "row of its "
-            "own or mask it out.",
-            f"{name} = {name}.clamp_min(0)",
-        )
-        return (sign, check)
-    off = Remedy(
-        f"The index {facts.value} is {'one' if facts.value == facts.high else facts.value - facts.high + 1} past the "
-        "last row "
-        f"({facts.high - 1}): check for an off-by-one or a table that is too short.",
-    )
-    return (off, check)
-
-
-def label_remedies(facts: IndexFacts) -> tuple[Remedy, ...]:
-    """What to change where a class label is out of range."""
-    if facts.value == facts.high:
-        first = Remedy(
-            "The largest label equals the number of classes: labels that start at 1 must be shifted to start at 0, "
-            "or the "
-            f"last layer needs {facts.value + 1} outputs.",
-            "target = target - 1",
-        )
-    elif facts.value < 0 or facts.value == 255:
-        first = Remedy(
-            f"If {facts.value} marks labels to be left out, say so with ignore_index.",
-            f"F.cross_entropy(logits, target, ignore_index={facts.value})",
-        )
-    else:
-        first = Remedy(
-            f"Map the labels to [0, {facts.high}), or give the last layer at least {facts.value + 1} outputs.",
-            f"nn.Linear(..., {facts.value + 1})",
-        )
-    check = Remedy(
-        "Find the samples with such labels: check them once, where the data set makes them.",
-        f"assert ((target >= 0) & (target < {facts.high})).all(), target.unique()",
-    )
-    return (first, check)
+    return Finding(Cause.INDEXING, "certain", (text, *table), for_range(snapshot, facts))
 
 
 def _refused(snapshot: Snapshot) -> Finding | None:
@@ -186,7 +130,9 @@ def _unwritten(snapshot: Snapshot) -> Finding | None:
         evidence.append(f"{name}{show_index(source.index)} = {show(source.value)} was read")
     rows = _rows(table.shape, table.nonfinite)
     evidence.append(f"{rows} of {name} (shape {_shape(table.shape)}) are not finite while the rest is: never written")
-    return Finding(Cause.INDEXING, "certain" if certain else "likely", tuple(evidence), _for_unwritten(origin, name))
+    return Finding(
+        Cause.INDEXING, "certain" if certain else "likely", tuple(evidence), for_unwritten(origin, name, source)
+    )
 
 
 def _of_kind(origin: Origin, kind: str) -> OperandValue | None:
@@ -204,18 +150,3 @@ def _rows(shape: tuple[int, ...], bad: int) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(str(size) for size in shape)}]"
-
-
-def _for_unwritten(origin: Origin, name: str) -> tuple[Remedy, ...]:
-    index = operand_text(origin, 1, "idx")
-    return (
-        Remedy(
-            f"Read only rows of {name} that were written: check the range of the index against how far the buffer is "
-            "filled.",
-            f"assert {index}.max() < filled, ({index}.max(), filled)",
-        ),
-        Remedy(
-            f"Initialise {name} with torch.zeros instead of torch.empty: uninitialised rows may hold anything.",
-            f"{name.rpartition('.')[2]} = torch.zeros(...)  # instead of torch.empty(...)",
-        ),
-    )

@@ -50,8 +50,10 @@ def reach(origin: Origin) -> Reach | None:
         return _cast(origin)
     if op in _PRODUCTS:
         return _product(origin)
-    if op in ("mul", "div", "true_divide", "add", "sub", "rsub", "pow", "square", "reciprocal", "prod", "addcmul"):
+    if op in ("mul", "div", "true_divide", "add", "sub", "rsub", "pow", "square", "reciprocal", "addcmul"):
         return _pointwise(origin)
+    if op == "prod":
+        return _repeated_product(origin)
     if op in _SUMS or op in _SQUARES:
         return _reduction(origin)
     if op.startswith(("convolution", "conv", "cudnn_convolution", "mkldnn_convolution")):
@@ -118,7 +120,7 @@ def _stated(text: str, power: float) -> Reach:
 def _product(origin: Origin) -> Reach | None:
     pair = [value for value in _vectors(origin) if value.kind in ("row", "column")]
     if len(pair) == 2:
-        return _dot(*pair)
+        return _added(origin, *pair) or _dot(*pair)
     a = summary(origin, "mat1", "batch1", "self", "input")
     b = summary(origin, "mat2", "batch2", "other", "vec", "tensor", "weight")
     if a is None or b is None or a is b or not a.absmax or not b.absmax or not a.shape:
@@ -161,6 +163,24 @@ def _dot(a: OperandValue, b: OperandValue) -> Reach | None:
     return Reach(f"{sizes} can add up to {show_power(power)}", power, False)
 
 
+def _added(origin: Origin, a: OperandValue, b: OperandValue) -> Reach | None:
+    """beta * added + alpha * (row . column), where every value is known and what is added matters."""
+    added, known = element(origin, "self"), (*a.values, *b.values)
+    length = a.summary.numel if a.summary is not None else len(a.values)
+    if origin.op not in ("addmm", "baddbmm", "addmv") or added is None or not all(map(isfinite, (added, *known))):
+        return None
+    if not len(a.values) == len(b.values) == length or max(map(abs, known), default=0.0) > 1e150:
+        return None
+    alpha, beta = number(origin.arguments.get("alpha")), number(origin.arguments.get("beta"))
+    product = (1.0 if alpha is None else alpha) * fsum(x * y for x, y in zip(a.values, b.values, strict=True))
+    added *= 1.0 if beta is None else beta
+    total = added + product
+    if abs(added) < abs(product) or not total:
+        return None
+    text = f"{_digits(added)} {'-' if product < 0 else '+'} {_digits(abs(product))} = {_digits(total)}"
+    return Reach(text, log_of(total), True)
+
+
 def _largest(value: OperandValue) -> float | None:
     if value.summary is not None and value.summary.absmax is not None:
         return value.summary.absmax
@@ -197,6 +217,21 @@ def _reduction(origin: Origin) -> Reach | None:
     return Reach(
         f"{whole.numel} values up to {show(whole.absmax)} in {name} can add up to {show_power(power)}", power, False
     )
+
+
+def _repeated_product(origin: Origin) -> Reach | None:
+    """The product of a slice: exact where all of its values are known."""
+    found = main_operand(origin)
+    whole = found.summary if found is not None and found.summary is not None else main_summary(origin)
+    if whole is None or not whole.absmax or whole.nonfinite:
+        return None
+    text = f"{whole.numel} factors up to {show(whole.absmax)}"
+    if found is not None and len(found.values) == whole.numel:
+        if 0 in found.values:
+            return None
+        return _stated(f"the product of {text}", fsum(log_of(value) for value in found.values))
+    power = whole.numel * log_of(whole.absmax)
+    return Reach(f"the product of {text} can reach {show_power(power)}", power, False)
 
 
 def _distance(origin: Origin) -> Reach | None:

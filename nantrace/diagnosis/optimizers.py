@@ -6,10 +6,10 @@ from math import isfinite, log10, sqrt
 
 from ..model import Cause, OptimizerFacts, Origin, Remedy, Snapshot
 from .division import zero_division
+from .dtypes import would_hold, would_keep
 from .finding import Finding
-from .growth import healthy_gradient_norm, loss_growth
 from .numbers import limits, log_of, number, rounded, show, show_index, show_limit, show_power
-from .rates import clipping, lowering
+from .optimizer_remedies import for_broken_setting, for_eps, for_large_update
 from .reading import dtype_of, element, operand
 from .updates import divides
 
@@ -40,8 +40,10 @@ def optimizer_precision(snapshot: Snapshot) -> Finding | None:
         evidence.append(
             f"{moment[0]} = {show(moment[1])} at {_where(origin, facts)}{grad}, so the update divides by sqrt(0) + 0"
         )
+    kept = would_keep(eps, dtype)
+    evidence += [kept] if kept is not None else []
     return Finding(
-        Cause.PRECISION, "certain" if moment is not None else "likely", tuple(evidence), _for_eps(facts, dtype)
+        Cause.PRECISION, "certain" if moment is not None else "likely", tuple(evidence), for_eps(facts, dtype)
     )
 
 
@@ -61,12 +63,8 @@ def optimizer(snapshot: Snapshot) -> Finding | None:
         return None
     broken = _broken_setting(facts)
     if broken is not None:
-        advice = Remedy(
-            f"Give {broken} a finite value; if a scheduler sets it, check the scheduler.",
-            f"{facts.type}(..., {broken}=...)",
-        )
         text = f"{facts.type} stepped with {broken}={show(_setting(facts, broken))}"
-        return Finding(Cause.OPTIMIZER, "certain", (text,), (advice,))
+        return Finding(Cause.OPTIMIZER, "certain", (text,), for_broken_setting(snapshot, facts, broken))
     overflowing = update_overflow(snapshot)
     if overflowing is not None:
         return Finding(Cause.OPTIMIZER, overflowing.confidence, overflowing.evidence, overflowing.remedies)
@@ -86,7 +84,7 @@ def optimizer(snapshot: Snapshot) -> Finding | None:
         and rounded(sqrt(moment[1]), dtype) + rounded(eps, dtype) == 0
     ):
         text = f"{moment[0]} = {show(moment[1])} at {where} and eps={show(eps)}: the update divides by 0"
-        return Finding(Cause.OPTIMIZER, "certain", (text,), _for_eps(facts, dtype))
+        return Finding(Cause.OPTIMIZER, "certain", (text,), for_eps(facts, dtype))
     bad = _bad_state(origin)
     if bad is not None:
         text = f"the state {bad[0]} of {facts.type} was {show(bad[1])} at {where} although the gradient is finite"
@@ -134,11 +132,9 @@ def update_overflow(snapshot: Snapshot) -> Finding | None:
         return None
     product = f"{show(factor)} * {show(size)} = {show_power(power)}"
     text = f"the update of {_where(origin, facts)} is {product}, {show_limit(dtype)}"
-    advice = (
-        lowering(snapshot, loss_growth(snapshot.history)),
-        clipping(snapshot, healthy_gradient_norm(snapshot.history)),
-    )
-    return Finding(Cause.OVERFLOW, "certain", (text,), advice)
+    advice = for_large_update(snapshot, facts, rate, abs(direction) or 1.0)
+    held = would_hold(power, dtype)
+    return Finding(Cause.OVERFLOW, "certain", (text, held) if held is not None else (text,), advice)
 
 
 _INFINITE = (float("inf"), float("-inf"))
@@ -159,7 +155,7 @@ def inner_eps(snapshot: Snapshot) -> Finding | None:
     if found is None or end is None or not eps or rounded(eps, dtype) != 0:
         return None
     text = f"eps={show(eps)} rounds to 0 in {dtype} (smallest positive value {show(end.smallest_subnormal)})"
-    return Finding(Cause.PRECISION, found.confidence, (text, *found.evidence), _for_eps(facts, dtype))
+    return Finding(Cause.PRECISION, found.confidence, (text, *found.evidence), for_eps(facts, dtype))
 
 
 def inner_op(snapshot: Snapshot) -> Finding | None:
@@ -232,27 +228,4 @@ def _broken_setting(facts: OptimizerFacts) -> str | None:
 def _where(origin: Origin, facts: OptimizerFacts) -> str:
     return (
         f"{facts.parameter or 'the parameter'}{show_index(origin.example.index) if origin.example is not None else ''}"
-    )
-
-
-def _for_eps(facts: OptimizerFacts, dtype: str) -> tuple[Remedy, ...]:
-    eps = "1e-4" if dtype == "float16" else "1e-8"
-    coarse = dtype != "float32"
-    return (
-        Remedy(
-            f"Give {facts.type} an eps that {dtype} can hold, such as {eps}.",
-            f"{facts.type}(model.parameters(), eps={eps})",
-        ),
-        *(
-            (
-                Remedy(
-                    "Or keep the parameters in float32 (master weights) and compute in half precision (fp16, "
-                    "float16) under "
-                    "torch.autocast with a GradScaler; bf16 (bfloat16) has the range but not the digits.",
-                    'model.float()\nwith torch.autocast("cuda", dtype=torch.float16):\n    loss = ...',
-                ),
-            )
-            if coarse
-            else ()
-        ),
     )

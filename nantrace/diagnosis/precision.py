@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Cause, Op, Origin, Remedy, Snapshot
+from ..model import Cause, Op, Origin, Snapshot
 from .division import denominator, zero_division
+from .dtypes import would_keep, would_resolve
 from .finding import Finding
 from .logarithms import log_domain
 from .numbers import COARSE, limits, number, plural, rounded, show
-from .overflow import device_of, where
+from .precision_remedies import for_coarse_draw, for_eps, for_underflow, kept_elsewhere
 from .reading import dtype_of, holds_zero, lacks_zero, makers
-from .rewriting import call_of
 
 _EPS_AT_MOST = 1e-3
 _DRAWS = ("rand", "rand_like", "uniform")
@@ -30,9 +30,11 @@ def vanished_eps(snapshot: Snapshot) -> Finding | None:
     if found is None or origin is None:
         return None
     for op in _above(snapshot, origin):
-        told = _lost(op)
-        if told is not None:
-            return Finding(Cause.PRECISION, found.confidence, (told, *found.evidence), _for_eps(snapshot, origin, op))
+        lost = _lost(op)
+        if lost is not None:
+            told, name, better = lost
+            evidence = (told, *found.evidence, *([better] if better is not None else []))
+            return Finding(Cause.PRECISION, found.confidence, evidence, for_eps(snapshot, origin, op, name))
     return None
 
 
@@ -46,10 +48,7 @@ def underflowed_denominator(snapshot: Snapshot) -> Finding | None:
     origin = snapshot.origin
     if found is None or origin is None or dtype_of(origin) not in COARSE:
         return None
-    told = _underflow(snapshot, origin)
-    return (
-        Finding(Cause.PRECISION, "likely", (told, *found.evidence), _in_float32(origin)) if told is not None else None
-    )
+    return _lost_to_underflow(snapshot, origin, found)
 
 
 def underflowed_operand(snapshot: Snapshot) -> Finding | None:
@@ -62,12 +61,23 @@ def underflowed_operand(snapshot: Snapshot) -> Finding | None:
     origin = snapshot.origin
     if found is None or origin is None:
         return None
-    told = _underflow(snapshot, origin)
-    if told is None and origin.op.startswith("log"):
-        told = _coarse_draw(snapshot, origin)
-    return (
-        Finding(Cause.PRECISION, "likely", (told, *found.evidence), _in_float32(origin)) if told is not None else None
-    )
+    underflow = _lost_to_underflow(snapshot, origin, found)
+    if underflow is not None or not origin.op.startswith("log"):
+        return underflow
+    told = _coarse_draw(snapshot, origin)
+    if told is None:
+        return None
+    return Finding(Cause.PRECISION, "likely", (told, *found.evidence), for_coarse_draw(snapshot, origin))
+
+
+def _lost_to_underflow(snapshot: Snapshot, origin: Origin, found: Finding) -> Finding | None:
+    lost = _underflow(snapshot, origin)
+    if lost is None:
+        return None
+    told, op = lost
+    better = kept_elsewhere(op)
+    evidence = (told, *found.evidence, *([better] if better is not None else []))
+    return Finding(Cause.PRECISION, "likely", evidence, for_underflow(snapshot, origin, op))
 
 
 def _coarse_draw(snapshot: Snapshot, origin: Origin) -> str | None:
@@ -84,7 +94,8 @@ def _above(snapshot: Snapshot, origin: Origin) -> Iterator[Op]:
     return makers(snapshot, denominator(origin) or ("other" if "xlog" in origin.op else "self"), depth=3)
 
 
-def _lost(op: Op) -> str | None:
+def _lost(op: Op) -> tuple[str, str, str | None] | None:
+    """What rounded away, which argument it is, and which dtype would have kept it."""
     dtype = op.outputs[0].dtype if op.outputs else ""
     grain = limits(dtype)
     if grain is None:
@@ -94,14 +105,13 @@ def _lost(op: Op) -> str | None:
         for name in ("other", "min"):
             eps = number(op.arguments.get(name))
             if eps is not None and 0 < abs(eps) <= _EPS_AT_MOST and rounded(eps, dtype) == 0:
-                return (
-                    f"eps={show(eps)} rounds to 0 in {dtype} (smallest positive value {show(grain.smallest_subnormal)})"
-                    f"{_at(op)}"
-                )
+                told = f"eps={show(eps)} rounds to 0 in {dtype} (smallest positive value "
+                return f"{told}{show(grain.smallest_subnormal)}){_at(op)}", name, would_keep(eps, dtype)
     if op.name in ("clamp", "clamp_max"):
         top = number(op.arguments.get("max"))
         if top is not None and top != 1 and abs(1 - top) <= _EPS_AT_MOST and rounded(top, dtype) == 1:
-            return f"the bound 1 - {show(1 - top)} rounds to 1 in {dtype} (eps {show(grain.eps)}){_at(op)}"
+            told = f"the bound 1 - {show(1 - top)} rounds to 1 in {dtype} (eps {show(grain.eps)}){_at(op)}"
+            return told, "max", would_resolve(1 - top, dtype)
     return None
 
 
@@ -109,7 +119,7 @@ def _at(op: Op) -> str:
     return f", in `{op.source.code}`" if op.source is not None and op.source.code else ""
 
 
-def _underflow(snapshot: Snapshot, origin: Origin) -> str | None:
+def _underflow(snapshot: Snapshot, origin: Origin) -> tuple[str, Op] | None:
     for op in _above(snapshot, origin):
         if op.name not in _MULTIPLYING or not op.outputs or not holds_zero(op.outputs[0]):
             continue
@@ -118,40 +128,9 @@ def _underflow(snapshot: Snapshot, origin: Origin) -> str | None:
         if grain is None or not given or any(not lacks_zero(found) or found.nonfinite for found in given):
             continue
         zeros = plural(made.zero, "exact zero") if made.zero else "exact zeros"
-        return (
+        told = (
             f"{op.name} made {zeros} of operands without zeros{_at(op)}: they underflowed "
             f"{made.dtype}, whose smallest positive value is {show(grain.smallest_subnormal)}"
         )
+        return told, op
     return None
-
-
-def _for_eps(snapshot: Snapshot, origin: Origin, op: Op) -> tuple[Remedy, ...]:
-    dtype = op.outputs[0].dtype
-    grain = limits(dtype)
-    eps = {"float16": "1e-5", "float32": "1e-6", "bfloat16": "1e-2" if op.name.startswith("clamp") else "1e-6"}.get(
-        dtype, "1e-3"
-    )
-    told = f" (its smallest positive value is {show(grain.smallest_subnormal)})" if grain is not None else ""
-    advice = Remedy(f"Use an eps that {dtype} can hold{told}, such as {eps}.", f"eps = {eps}")
-    return (advice, *_in_float32(origin)) if dtype in COARSE else (advice,)
-
-
-def _in_float32(origin: Origin) -> tuple[Remedy, ...]:
-    dtype = dtype_of(origin)
-    call = call_of(origin)
-    inner = call.text if call is not None else f"{origin.op}(...)"
-    if dtype not in COARSE:
-        return (
-            Remedy(
-                f"Keep the value from underflowing {dtype}: work with its logarithm, or with log_softmax / logsigmoid.",
-                None,
-            ),
-            Remedy("Or clamp it to a small eps.", "x.clamp_min(1e-8)"),
-        )
-    half = "half precision (fp16)" if dtype == "float16" else dtype
-    return (
-        Remedy(
-            f"Compute {where(origin)} in float32 and cast the result back; {half} is too coarse for it.",
-            f'with torch.autocast("{device_of(origin)}", enabled=False):\n    out = {inner}  # on .float() operands',
-        ),
-    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 
 from ..model import BadSource, Cause, Origin, Remedy, Snapshot
+from .data_remedies import finite_instead_of_minus_infinity, for_input, for_missing_label, for_parameter, label_name
 from .finding import Finding
-from .indexing import is_label, label_remedies
+from .index_remedies import for_label
+from .indexing import is_label
 from .numbers import number, plural, show, show_index
 from .reading import generated_at
-from .rewriting import atom, call_of
 
 _LIKELIHOODS = ("nll_loss", "nll_loss2d")
-_ELEMENTWISE_LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "sub")
 
 
 def bad_input(snapshot: Snapshot) -> Finding | None:
@@ -28,16 +28,7 @@ def bad_input(snapshot: Snapshot) -> Finding | None:
     to = f" given to {source.entry or 'the model'}" if source.entry is not None else ""
     evidence = [f"input {name}{show_index(source.index)} = {show(source.value)}{to}{sample}", _counts(source)]
     evidence += _consumer(snapshot.origin)
-    advice = (
-        Remedy(
-            "Find the bad samples: go through the data set once and list those with NaN or Inf.",
-            "bad = [i for i, (x, *_) in enumerate(dataset) if not torch.isfinite(x).all()]",
-        ),
-        Remedy(
-            "If NaN stands for a missing value, impute it in the data loader and tell the model with a mask.",
-            f"missing = {name}.isnan()\n{name} = {name}.nan_to_num(0.0)",
-        ),
-    )
+    advice = for_input(snapshot, name)
     return Finding(Cause.BAD_INPUT, "certain", tuple(evidence), advice)
 
 
@@ -56,7 +47,7 @@ def bad_label(snapshot: Snapshot) -> Finding | None:
     facts = snapshot.index
     if facts is not None and is_label(facts):
         text = f"label {facts.value} at {facts.operand}{show_index(facts.position)} is none of the {facts.high} classes"
-        return Finding(Cause.BAD_LABEL, "certain", (text,), label_remedies(facts))
+        return Finding(Cause.BAD_LABEL, "certain", (text,), for_label(snapshot, facts))
     return _impossible_alignment(snapshot)
 
 
@@ -81,7 +72,7 @@ def _masked_class(origin: Origin | None) -> Finding | None:
 
 
 def _missing_label(snapshot: Snapshot, source: BadSource) -> Finding:
-    name = _plain(source.name)
+    name = label_name(snapshot.origin, _plain(source.name))
     evidence = [f"label {name}{show_index(source.index)} = {show(source.value)}", _counts(source)]
     origin = snapshot.origin
     evidence += _consumer(origin)
@@ -89,25 +80,7 @@ def _missing_label(snapshot: Snapshot, source: BadSource) -> Finding:
         evidence.append(
             "a mask applied after the loss does not help: the gradient of a masked element is 0 * nan = nan"
         )
-    call = call_of(origin) if origin is not None and origin.op in _ELEMENTWISE_LOSSES else None
-    if call is not None and len(call.spans) >= 2:
-        prediction, target = call.operand(0) or "pred", call.operand(1) or name
-        new = call.text.replace(prediction, f"{atom(prediction)}[keep]", 1)
-        head, _, tail = new.rpartition(target)
-        code = f"keep = torch.isfinite({target})\n" + call.with_call(f"{head}{atom(target)}[keep]{tail}")
-    else:
-        code = f"keep = torch.isfinite({name})\nloss = loss_fn(pred[keep], {name}[keep])"
-    advice = (
-        Remedy("Select the elements that have a label before the loss, not after it.", code),
-        Remedy(
-            "Or fill the missing targets before the loss and weight their terms with 0.",
-            f"loss = (loss_fn(pred, torch.where(keep, {name}, pred.detach())) * keep).sum() / keep.sum().clamp_min(1)",
-        ),
-        Remedy(
-            "Find the samples without a label: go through the data set once and list them.",
-            "bad = [i for i, (*_, y) in enumerate(dataset) if not torch.isfinite(torch.as_tensor(y)).all()]",
-        ),
-    )
+    advice = for_missing_label(snapshot, source, name)
     return Finding(Cause.BAD_LABEL, "certain", tuple(evidence), advice)
 
 
@@ -153,34 +126,15 @@ def bad_parameter(snapshot: Snapshot) -> Finding | None:
         oldest = " (the oldest step that is still recorded)" if source.since_step == first else ""
         evidence.append(f"it has been bad since step {source.since_step}{oldest}; this is step {snapshot.step}")
     evidence += _consumer(snapshot.origin)
-    path = f"model.{source.name}" if source.name else "parameter"
-    init = (
-        Remedy(
-            f"Initialise {source.name}: memory from torch.empty is uninitialised and may hold anything.",
-            f"nn.init.normal_({path}, std=0.02)",
-        )
-        if source.kind == "parameter"
-        else Remedy(
-            f"Register {source.name} with defined values (torch.zeros, not torch.empty), or reset it.",
-            f"{path}.zero_()",
-        )
-    )
+    init = for_parameter(source)
     check = Remedy(
         "If it comes from a checkpoint, load an earlier one; check it right after loading.",
         "bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]",
     )
     advice = (init, check) if start else (check, init)
     if source.value == -inf:
-        advice = (_finite_minus_infinity(path), check)
+        advice = (finite_instead_of_minus_infinity(source), check)
     return Finding(Cause.BAD_PARAMETER, "certain", tuple(evidence), advice)
-
-
-def _finite_minus_infinity(path: str) -> Remedy:
-    return Remedy(
-        "If -inf forbids something here (a transition, a class), write a large finite negative number instead: it has "
-        "the same effect, and -inf * 0 and -inf - -inf are NaN.",
-        f"{path}.data.clamp_(min=-1e4)",
-    )
 
 
 def _plain(name: str) -> str:

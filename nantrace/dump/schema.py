@@ -4,13 +4,14 @@ from __future__ import annotations
 
 FORMAT = "nantrace-dump"
 
-SCHEMA_VERSION = (1, 2)
+SCHEMA_VERSION = (1, 3)
 # A new minor version adds fields that have a default: older readers ignore them. Anything else (a field
 # removed, renamed, given another type or another default) is a new major version, which older readers refuse.
 #
 #   1.0   the first: manifest.json, trace.json, history.json, tensors.safetensors
 #   1.1   OptimizerFacts: state, spoiled_state, spoiled_in
 #   1.2   Snapshot: trials, terms; StepRecord: weight_norm; OptimizerFacts: elements
+#   1.3   OptimizerFacts: made; BadSource: made; IndexFacts: least, most, made
 
 MANIFEST = "manifest.json"
 TRACE = "trace.json"

@@ -11,7 +11,8 @@ class Change:
 
     `act` says what is done, `op` to which executed op (its id among the snapshot's ops; for a derivative the
     forward op). Every execution of the same line of code is changed with it, as by an edit of that line. An empty
-    `operand`, for an act on an operand, is every tensor operand of the op; the operand "out" is the op's result.
+    `operand`, for an act on an operand, is every tensor operand of the op; the operand "out" is the op's result. Of an
+    act without an `op` the whole step is meant.
 
     | act | meaning of `operand`, `values`, `name` |
     |---|---|
@@ -27,11 +28,16 @@ class Change:
     | "jitter" | the operand (square matrices) + values[0] * identity |
     | "spread" | the operand (square matrices) + values[0] * a diagonal of 1, 2, 3, ...: equal eigenvalues part |
     | "where-zero" | elements of the operand become values[0] where the op's other operand is exactly 0 |
-    | "argument" | the non-tensor argument `operand` (eps, p, ...) becomes values[0] |
+    | "argument" | the non-tensor argument `operand` (eps, p, the other of x + 1e-8, ...) becomes values[0] |
     | "dtype" | the op runs in the dtype `name`, outside autocast; its result is cast back where what follows needs it |
+    | "dtype" without `op` | parameters, buffers and inputs of the narrow dtype are of the dtype `name`, and so is |
+    | | what autocast and casts make of others |
     | "zero" | the op's result, where not finite, counts as 0 and has no gradient: the empty case is skipped |
     | "fused" | the op and what made its operand become one op: `name` "log_softmax", "logsigmoid" (also of |
-    |         | 1 - sigmoid(x), as logsigmoid(-x)), "logsumexp" |
+    |         | 1 - sigmoid(x), as logsigmoid(-x)), "logsumexp", "softplus" (of log(1 + exp(x))), |
+    |         | "sigmoid" (of 1 / (1 + exp(-x))) |
+    | "select" | elements at which the operand is not finite leave the op: all its operands are indexed with the rest |
+    | "agree" | non-finite elements of the operand become those of the op's other operand, detached: no loss there |
     | "samples" | samples with a non-finite value (or an impossible label) leave the batch |
     | "parameter" | the non-finite elements of the parameter or buffer `name` become values[0] |
     | "setting" | the optimizer's setting `name` (lr, eps, ...) becomes values[0] |

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .example import Example, OperandValue
-from .source import Source
+from .source import Frame, Source
 from .summary import TensorSummary
 
 
@@ -41,6 +41,7 @@ class BadSource:
     value: float
     entry: str | None = None  # the module path that was called with it, for "input"
     since_step: int | None = None  # the first recorded step in which it was seen bad
+    made: Frame | None = None  # the user's line that gave the module this parameter or buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class IndexFacts:
     high: int  # the allowed range is low <= index < high
     count: int  # how many indices are out of range
     table_shape: tuple[int, ...] = ()
+    least: int | None = None  # the smallest of all the indices, those that are ignored left out
+    most: int | None = None  # the largest
+    made: Frame | None = None  # the user's line that made the module whose table it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +73,4 @@ class OptimizerFacts:
     spoiled_state: str | None = None  # the state that was not finite before the step
     spoiled_in: int | None = None  # and the step that made it so, where that was seen
     elements: int | None = None  # how many numbers it updates, over all its parameters
+    made: Frame | None = None  # the user's line that constructed the optimizer

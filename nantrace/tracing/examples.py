@@ -98,14 +98,24 @@ def _index_operands(seen: Seen, index: Index) -> list[OperandValue]:
             at = (index[int(seen.arguments.get("dim", 0))],)
         return [element(name, kept.tensor, at, "index")]
     if seen.facts.name == "index":
-        read = regions(seen, 0, index)[0][1]
-        first = next(i for i, item in enumerate(seen.args[1]) if item is not None)
-        return [
-            OperandValue(f"indices[{first}]", "index", (float(row),), (first,))
-            for row in read[first : first + 1]
-            if isinstance(row, int)
-        ]
+        return _row_index(seen, index)
     return []
+
+
+def _row_index(seen: Seen, index: Index) -> list[OperandValue]:
+    """The first index of x[i, ...] as the program gave it: a negative one is not yet wrapped around."""
+    read = regions(seen, 0, index)[0][1]
+    given = [i for i, item in enumerate(seen.args[1]) if item is not None]
+    first = given[0]
+    name = f"indices[{first}]"
+    if len(given) == 1:
+        rows = operand(seen, name)
+        at = index[first : first + rows.tensor.dim()]
+        if rows.tensor.dtype in (torch.int64, torch.int32) and len(at) == rows.tensor.dim():
+            return [element(name, rows.tensor, at, "index")]
+    return [
+        OperandValue(name, "index", (float(row),), (first,)) for row in read[first : first + 1] if isinstance(row, int)
+    ]
 
 
 def _aligned(tensor: torch.Tensor, shape: tuple[int, ...], index: Index) -> Index | None:

@@ -30,7 +30,9 @@ def _out_of_range(failed: FailedOp) -> IndexFacts | None:
         if bool(wrong.any()):
             at = tuple(int(i) for i in wrong.nonzero()[0]) if index.dim() else ()
             value, count = int(index[at]), int(wrong.sum())
-            return IndexFacts(failed.facts.name, name, value, at, low, size, count, tuple(table.shape))
+            meant = index if ignored is None else index[index != ignored]
+            least, most = (int(end) for end in meant.aminmax())
+            return IndexFacts(failed.facts.name, name, value, at, low, size, count, tuple(table.shape), least, most)
     return None
 
 

@@ -18,6 +18,7 @@ from ..recording.frames import innermost_outside_torch, source_at
 from ..recording.names import ModuleNames
 from ..recording.recorder import Recorder
 from ..torch_private import is_torch_optimizer
+from .definitions import construction_of
 from .examples import element, example_of
 from .naming import Namer
 from .place import place_of
@@ -47,6 +48,7 @@ def optimizer_facts(alarm: Alarm) -> OptimizerFacts | None:
         name if bad else None,
         dtype_name(tensor) if bad and tensor is not None else None,
         elements=sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
+        made=construction_of(optimizer, alarm.stack),
     )
 
 

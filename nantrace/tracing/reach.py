@@ -22,6 +22,7 @@ _ALL = slice(None)
 _EVERY_DIM = frozenset(
     {"softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "topk", "sort", "cummax", "cummin"}
 )
+_RUNNING = frozenset({"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"})  # read what stands before, no more
 _REDUCTIONS = frozenset(
     {
         "sum", "mean", "nansum", "nanmean", "amax", "amin", "aminmax", "max", "min", "prod", "logsumexp", "norm",
@@ -143,7 +144,8 @@ def _along_dim(seen: Seen, output: int, index: Index) -> list[tuple[int, Region]
     found: list[tuple[int, Region]] = []
     for i, kept in enumerate(seen.kept_inputs):
         if kept.place.shape == seen.kept_outputs[output].place.shape and index:
-            found.append((i, tuple(_ALL if d == dim % len(index) else at for d, at in enumerate(index))))
+            along = slice(index[dim % len(index)] + 1) if seen.facts.name in _RUNNING else _ALL
+            found.append((i, tuple(along if d == dim % len(index) else at for d, at in enumerate(index))))
         else:
             found.append((i, tuple(_ALL for _ in kept.place.shape)))
     return found

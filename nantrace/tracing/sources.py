@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model import BadSource, Origin
+from ..model import BadSource, Frame, Origin
 from ..recording.flatten import named_leaves, tensors_in
 from ..recording.names import ModuleNames, clean
 from ..recording.tape import EXTERNAL, DataOp, EntryCall, FunctionCall, GlueOp, TapeEvent, Token
+from .definitions import definition_of, owner_in
 from .microscope import Microscope
 from .place import place_of
 from .preparation import origin_in_data
@@ -44,6 +45,7 @@ class Owners:
     def __init__(self, run: Run, names: ModuleNames, data_ops: list[DataOp]) -> None:
         self._run = run
         self._data_ops = data_ops
+        self._roots = names.roots
         self._by_storage: dict[int, Owner] = {}
         self._trained: set[str] = set()
         for root in names.roots:
@@ -118,7 +120,13 @@ class Owners:
         if owner.tensor is not None:
             own = place_of(owner.tensor).index_of(source.place.address(index))
             tensor, index = (owner.tensor.detach(), own) if own is not None else (tensor, index)
-        return BadSource(kind, name, describe(tensor, name), index, source.value, owner.entry)
+        made = self._definition(owner) if kind in ("parameter", "buffer") else None
+        return BadSource(kind, name, describe(tensor, name), index, source.value, owner.entry, made=made)
+
+    def _definition(self, owner: Owner) -> Frame | None:
+        """The user's line that gave a module this parameter or buffer."""
+        found = owner_in(self._roots, owner.tensor) if owner.tensor is not None else None
+        return definition_of(*found) if found is not None else None
 
     def _label_entries(self, events: list[TapeEvent]) -> None:
         for event in events:

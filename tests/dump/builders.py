@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def full() -> Snapshot:
         capacity=100,
         evicted_steps=17,
     )
+    made = Frame("model.py", 4, "__init__", "self.fc = nn.Linear(4, 4)")
     return Snapshot(
         step=1,
         phase="loss",
@@ -88,9 +90,9 @@ def full() -> Snapshot:
         modules={"": "Net", "fc": "Linear"},
         history=history,
         replay=ReplayFacts(False, ("other random numbers",), 12, 0.25, ("a tensor changed in place",), ("state",)),
-        source_value=BadSource("input", "x", summary, (0, 1), NAN, "", 0),
-        index=IndexFacts("embedding", "indices", -1, (0, 3), 0, 10, 2, (10, 4)),
-        optimizer=optimizer,
+        source_value=BadSource("input", "x", summary, (0, 1), NAN, "", 0, made),
+        index=IndexFacts("embedding", "indices", -1, (0, 3), 0, 10, 2, (10, 4), -1, 9, made),
+        optimizer=replace(optimizer, made=made),
         exception=ExceptionFacts("IndexError", "index out of range in self"),
         expected=(Expected("a mask of -inf", "declared", 2),),
         also=(origin,),

@@ -32,16 +32,21 @@ def call_changed(change: Change, site: Site, fusing: Fusing, func: Any, args: An
             return _without_nothing(func, args, kwargs)
         case "fused":
             return fusing.fused(change.name, tensors_in((args, kwargs))[0])
+        case "select" | "agree":
+            return _without_missing(change, site, func, args, kwargs)
         case _:
             return _with_operand(change, site, func, args, kwargs)
 
 
 def _with_operand(change: Change, site: Site, func: Any, args: Any, kwargs: Any) -> Any:
-    if change.operand in ("", "out"):
+    if change.operand == "out":
+        result = func(*args, **kwargs)
         if _writes(func):
-            raise CannotTry("an op in place has no result or operands of its own")
-        if change.operand == "out":
-            return replace_tensors(func(*args, **kwargs), lambda tensor: altered(change, tensor))
+            return result.copy_(altered(change, result.clone()))
+        return replace_tensors(result, lambda tensor: altered(change, tensor))
+    if change.operand == "":
+        if _writes(func):
+            raise CannotTry("an op in place has no operands of its own")
         return func(*replace_tensors(args, lambda tensor: altered(change, tensor)), **kwargs)
     given = tensors_in((args, kwargs))
     position = _position(change.operand, site, func, given, args, kwargs)
@@ -62,6 +67,26 @@ def _where_zero(change: Change, operand: torch.Tensor, given: list[torch.Tensor]
     if len(given) != 2:
         raise CannotTry("the op has no other operand")
     return torch.where(given[1 - position] == 0, change.values[0], operand)
+
+
+def _without_missing(change: Change, site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+    """An elementwise op of two tensors without the elements at which one is missing, or with none of them missing."""
+    given = tensors_in((args, kwargs))
+    position = _position(change.operand, site, func, given, args, kwargs)
+    if len(given) != 2 or given[0].shape != given[1].shape:
+        raise CannotTry("the operands are not two of one shape")
+    keep = torch.isfinite(given[position])
+    other = given[1 - position].detach()
+    count = iter(range(2))
+
+    def mended(tensor: torch.Tensor) -> torch.Tensor:
+        at = next(count)
+        if change.act == "select":
+            return tensor[keep]
+        return torch.where(keep, tensor, other) if at == position else tensor
+
+    new_args, new_kwargs = replace_tensors((args, kwargs), mended)
+    return func(*new_args, **new_kwargs)
 
 
 def _position(operand: str, site: Site, func: Any, given: list[torch.Tensor], args: Any, kwargs: Any) -> int:

@@ -1,4 +1,4 @@
-"""Two ops in place of which torch has one that keeps its value: log(softmax), log(sigmoid), log(sum(exp))."""
+"""Two ops in place of which torch has one that keeps its value: the logarithm of a softmax, a sigmoid, a sum of exp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ...recording.flatten import tensors_in
 from .operands import CannotTry
 
-_MAKERS = ("softmax", "sigmoid", "exp", "sum", "rsub", "sub", "__rsub__", "__sub__")
+_MAKERS = ("softmax", "sigmoid", "exp", "sum", "rsub", "sub", "__rsub__", "__sub__", "add", "__add__", "__radd__")
 # The logarithm may be taken of some of the elements, or of another shape of them.
 _MOVERS = frozenset(
     {
@@ -56,8 +56,25 @@ class Fusing:
                 dims = _dim(args, kwargs)
                 dims = tuple(range(inner[0].dim())) if dims is None else dims
                 return torch.logsumexp(inner[0], dims, keepdim=operand.dim() == inner[0].dim())
+            case "softplus":
+                return torch.nn.functional.softplus(self._exponent_under_one_more(operand))
+            case "sigmoid":
+                return torch.sigmoid(-self._exponent_under_one_more(operand))
             case _:
                 raise CannotTry(f"nantrace has no way to try {name!r}")
+
+    def _exponent_under_one_more(self, operand: torch.Tensor) -> torch.Tensor:
+        """x, where the operand is 1 + exp(x), or exp(x) itself as log1p takes it."""
+        try:
+            args, kwargs = self._maker(operand, "exp")
+        except CannotTry:
+            args, kwargs = self._maker(operand, "add", "__add__", "__radd__")
+            numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, (int, float))]
+            if numbers != [1]:
+                raise CannotTry("the operand is not 1 + exp(x)") from None
+            args, _ = self._maker(tensors_in((args, kwargs))[0], "exp")
+        exponent: torch.Tensor = args[0]
+        return exponent
 
     def _logsigmoid(self, operand: torch.Tensor) -> torch.Tensor:
         try:

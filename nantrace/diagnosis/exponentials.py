@@ -1,0 +1,278 @@
+"""What to change where an exponential overflows: the function that it spells by hand, or a bound on its exponent."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from math import inf
+
+from ..model import Change, Op, Origin, Remedy, Snapshot
+from .edits import Edit, Spot, line_of, parsed, spot_of
+from .reading import dtype_of, forward_op, maker, readers
+from .rewriting import atom, operand_text
+from .widening import id_of
+
+EXPONENTIALS = frozenset({"exp", "exp2", "expm1", "sinh", "cosh"})
+_SOFT = 5.0  # exp(5) = 148: the usual bound of a flow's scale
+_HARD = {"float16": 8.0, "float64": 200.0}
+_LOG_VARIANCE = (-30.0, 20.0)  # as diffusion and VAE libraries bound it
+_TEMPERATURE = 4.6  # log(100), the bound of a contrastive model's temperature
+
+
+def for_exponential(snapshot: Snapshot, origin: Origin) -> list[Remedy]:
+    """The better remedy first: the stable function where the line spells one, else a bound."""
+    spelled = _spelled(snapshot, origin)
+    if spelled is not None:
+        return [spelled, _clamp(snapshot, origin)]
+    divided = _divided(snapshot)
+    if divided is not None:
+        return [_subtract_max(snapshot, origin, divided), _softmax(origin), _clamp(snapshot, origin)]
+    if _summed(snapshot):
+        return [_logsumexp(origin), _clamp(snapshot, origin)]
+    if origin.op in ("sinh", "cosh"):
+        return [_clamp(snapshot, origin)]
+    if _is_log_variance(origin):
+        return [*_where_made(snapshot, origin), _clamp(snapshot, origin)]
+    if _is_scalar(origin):
+        return [_clamp(snapshot, origin), _tanh(snapshot, origin)]
+    return [_tanh(snapshot, origin), _clamp(snapshot, origin), _softmax(origin)]
+
+
+def _tanh(snapshot: Snapshot, origin: Origin) -> Remedy:
+    x, op = operand_text(origin, 0, "x"), id_of(snapshot)
+    template = f"{_SOFT:g} * torch.tanh({{}} / {_SOFT:g})"
+    edit = _with_operand(spot_of(origin), template.replace("{}", atom(x)))
+    return _remedy(
+        f"Bound the exponent, {x}, smoothly before exp: {_SOFT:g} * tanh({x} / {_SOFT:g}) keeps the scale below "
+        f"exp({_SOFT:g}) = 148 and, unlike a clamp, keeps a gradient on the way there.",
+        edit,
+        f"torch.exp({_SOFT:g} * torch.tanh({atom(x)} / {_SOFT:g}))",
+        Change("tanh", op, _name(snapshot), (_SOFT,)) if op is not None else None,
+    )
+
+
+def _clamp(snapshot: Snapshot, origin: Origin) -> Remedy:
+    x, op = operand_text(origin, 0, "x"), id_of(snapshot)
+    low, high = _bounds(origin)
+    call = f"clamp(max={high:g})" if low == -inf else f"clamp({low:g}, {high:g})"
+    edit = _with_operand(spot_of(origin), "{}." + call)
+    return _remedy(
+        f"Bound the exponent, {x}, with a clamp before {origin.op}; where it bites there is no gradient.",
+        edit,
+        f"torch.{origin.op}({atom(x)}.{call})",
+        Change("clamp", op, _name(snapshot), (low, high)) if op is not None else None,
+    )
+
+
+def _bounds(origin: Origin) -> tuple[float, float]:
+    hard = _HARD.get(dtype_of(origin), 20.0)
+    if origin.op in ("sinh", "cosh"):
+        return -hard, hard
+    if _is_log_variance(origin) and dtype_of(origin) != "float16":
+        return _LOG_VARIANCE
+    return (-inf, _TEMPERATURE) if _is_scalar(origin) else (-inf, hard)
+
+
+def _where_made(snapshot: Snapshot, origin: Origin) -> list[Remedy]:
+    """The log-variance bounded in the line that makes it, so that every use of it is bounded."""
+    made = maker(snapshot, _name(snapshot))
+    frame = line_of(made.source) if made is not None else None
+    name = _bare_name(operand_text(origin, 0, ""))
+    if made is None or frame is None or not name or name not in _assigned_names(frame.code):
+        return []
+    low, high = _LOG_VARIANCE if dtype_of(origin) != "float16" else (-_HARD["float16"], _HARD["float16"])
+    change = Change("clamp", made.id, "out", (low, high))
+    text = f"Bound {name} where it is made: every exp of it, in the sample and in the loss, is then safe."
+    code = f"{frame.code}\n{name} = {name}.clamp({low:g}, {high:g})"
+    return [Remedy(text, code, change=change, replaces=frame)]
+
+
+def _subtract_max(snapshot: Snapshot, origin: Origin, summed: Op) -> Remedy:
+    x, op = operand_text(origin, 0, "x"), id_of(snapshot)
+    dim = _dim(summed)
+    shift = f"{atom(x)}.amax(dim={dim}, keepdim=True)"
+    return _remedy(
+        "Subtract the max before exp, as softmax does: the common factor exp(-max) cancels in the quotient.",
+        _with_operand(spot_of(origin), f"{{}} - {shift}"),
+        f"torch.exp({x} - {shift})",
+        Change("subtract-max", op, _name(snapshot), (float(dim),)) if op is not None else None,
+    )
+
+
+def _softmax(origin: Origin) -> Remedy:
+    x = operand_text(origin, 0, "x")
+    return Remedy(
+        "If this is a softmax or a log-sum-exp by hand, use torch.softmax, F.log_softmax, torch.logsumexp or "
+        "F.cross_entropy, which subtract the max first.",
+        f"torch.softmax({x}, dim=-1)",
+    )
+
+
+def _logsumexp(origin: Origin) -> Remedy:
+    x = operand_text(origin, 0, "x")
+    return Remedy(
+        "If the logarithm of this sum is taken, use torch.logsumexp, which subtracts the max before exp and adds it "
+        "again after the log.",
+        f"torch.logsumexp({x}, dim=-1)",
+    )
+
+
+def _divided(snapshot: Snapshot) -> Op | None:
+    """The sum by which the exponentials are divided: a softmax by hand."""
+    near = list(readers(snapshot, depth=4))
+    sums = [op for op in near if op.name == "sum"]
+    quotients = [op for op in near if op.name in ("div", "true_divide")]
+    direct = {op.id for op in readers(snapshot, depth=2)}
+    return sums[0] if sums and any(op.id in direct for op in quotients) else None
+
+
+def _summed(snapshot: Snapshot) -> bool:
+    return any(op.name == "log" for op in readers(snapshot, depth=4)) and any(
+        op.name == "sum" for op in readers(snapshot, depth=1)
+    )
+
+
+def _dim(op: Op) -> int:
+    dims = op.arguments.get("dim")
+    first = dims[0] if isinstance(dims, (list, tuple)) and len(dims) == 1 else dims
+    return first if isinstance(first, int) else -1
+
+
+# The functions that users spell by hand, as trees
+
+
+def _spelled(snapshot: Snapshot, origin: Origin) -> Remedy | None:
+    """The stable function that the line spells by hand with this exp, where it does."""
+    frame, spot = line_of(origin.source), spot_of(origin)
+    tree = parsed(frame.code) if frame is not None else None
+    if frame is None or spot is None or tree is None or origin.op != "exp":
+        return None
+    for node in (found for found in ast.walk(tree) if isinstance(found, ast.expr)):
+        for function, match in _SPELLINGS.items():
+            text = match(node, frame.code)
+            if text is None or not node.col_offset <= spot.call.span[0] <= (node.end_col_offset or 0):
+                continue
+            code = frame.code[: node.col_offset] + text + frame.code[node.end_col_offset or 0 :]
+            outer = _outer(snapshot, function)
+            change = Change("fused", outer.id, "self", name=function) if outer is not None else None
+            return Remedy(_WHY[function], code, change=change, replaces=frame)
+    return None
+
+
+_WHY = {
+    "logsumexp": "This is a log-sum-exp by hand: torch.logsumexp subtracts the max before exp and adds it after the "
+    "log, so it cannot overflow.",
+    "softplus": "This is softplus by hand: F.softplus is the same function, linear where exp would overflow.",
+    "sigmoid": "This is a sigmoid by hand: torch.sigmoid never takes exp of a large number.",
+}
+
+
+def _outer(snapshot: Snapshot, function: str) -> Op | None:
+    """The last op of the function by hand: its result is the function's."""
+    last = {"logsumexp": ("log",), "softplus": ("log", "log1p"), "sigmoid": ("div", "reciprocal", "mul")}[function]
+    return next((op for op in readers(snapshot, depth=3) if op.name in last), None)
+
+
+def _logsumexp_text(node: ast.expr, line: str) -> str | None:
+    """log(exp(x).sum(dim)) or log(sum(exp(x), dim))."""
+    inner = _applied(node, "log")
+    if not isinstance(inner, ast.Call) or not isinstance(inner.func, ast.Attribute) or inner.func.attr != "sum":
+        return None
+    of_torch = isinstance(inner.func.value, ast.Name) and inner.func.value.id == "torch"
+    summed, rest = (inner.args[0], inner.args[1:]) if of_torch and inner.args else (inner.func.value, inner.args)
+    x = _applied(summed, "exp")
+    given = [_text(argument, line) for argument in rest]
+    given += [f"{keyword.arg}={_text(keyword.value, line)}" for keyword in inner.keywords]
+    return f"torch.logsumexp({', '.join((_text(x, line), *given))})" if x is not None and given else None
+
+
+def _softplus_text(node: ast.expr, line: str) -> str | None:
+    """log(1 + exp(x)) or log1p(exp(x))."""
+    inner, x = _applied(node, "log"), _applied(_applied(node, "log1p"), "exp")
+    if x is None and isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Add):
+        sides = (inner.left, inner.right)
+        ones = [side for side in sides if isinstance(side, ast.Constant) and side.value == 1]
+        x = next((found for side in sides if (found := _applied(side, "exp")) is not None), None) if ones else None
+    return f"{'F' if 'F.' in line else 'torch.nn.functional'}.softplus({_text(x, line)})" if x is not None else None
+
+
+def _sigmoid_text(node: ast.expr, line: str) -> str | None:
+    """1 / (1 + exp(-x))."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _is_one(node.left)):
+        return None
+    below = node.right
+    if not (isinstance(below, ast.BinOp) and isinstance(below.op, ast.Add)):
+        return None
+    x = _applied(below.right, "exp") if _is_one(below.left) else _applied(below.left, "exp")
+    if not (_is_one(below.left) or _is_one(below.right)) or x is None:
+        return None
+    negated = isinstance(x, ast.UnaryOp) and isinstance(x.op, ast.USub)
+    text = _text(x.operand, line) if negated and isinstance(x, ast.UnaryOp) else f"-({_text(x, line)})"
+    return f"torch.sigmoid({text})"
+
+
+_SPELLINGS: dict[str, Callable[[ast.expr, str], str | None]] = {
+    "logsumexp": _logsumexp_text,
+    "softplus": _softplus_text,
+    "sigmoid": _sigmoid_text,
+}
+
+
+def _applied(node: ast.expr | None, function: str) -> ast.expr | None:
+    """What torch.f(x) or x.f() is applied to."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != function:
+        return None
+    base = node.func.value
+    if isinstance(base, ast.Name) and base.id in ("torch", "math"):
+        return node.args[0] if base.id == "torch" and len(node.args) == 1 else None
+    return base if not node.args else None
+
+
+def _is_one(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value in (1, 1.0)
+
+
+def _text(node: ast.expr | None, line: str) -> str:
+    return line[node.col_offset : node.end_col_offset] if node is not None else ""
+
+
+# What the exponent is
+
+
+def _is_log_variance(origin: Origin) -> bool:
+    text = operand_text(origin, 0, "").lower().replace("_", "")
+    return "logvar" in text or "logstd" in text or "logsigma" in text
+
+
+def _is_scalar(origin: Origin) -> bool:
+    found = origin.inputs[0] if origin.inputs else None
+    return found is not None and found.numel == 1 and found.label.startswith("parameter")
+
+
+def _bare_name(text: str) -> str:
+    names = [node.id for node in ast.walk(parsed(text) or ast.Module([], [])) if isinstance(node, ast.Name)]
+    return names[0] if len(set(names)) == 1 else ""
+
+
+def _assigned_names(line: str) -> set[str]:
+    tree = parsed(line)
+    only = tree.body[0] if tree is not None and len(tree.body) == 1 else None
+    if not isinstance(only, ast.Assign):
+        return set()
+    targets = [one for target in only.targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _name(snapshot: Snapshot) -> str:
+    found = forward_op(snapshot)
+    return (found.inputs[0].name if found is not None and found.inputs else "") or "self"
+
+
+def _with_operand(spot: Spot | None, template: str) -> Edit | None:
+    return spot.with_operand(0, template) if spot is not None else None
+
+
+def _remedy(text: str, edit: Edit | None, snippet: str, change: Change | None) -> Remedy:
+    if edit is None:
+        return Remedy(text, snippet, change=change)
+    return Remedy(text, edit.code, change=change, replaces=edit.replaces)
