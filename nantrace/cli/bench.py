@@ -25,7 +25,9 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("measures", metavar="MEASURE", nargs="*", help=f"what to measure: {', '.join(MEASURES)}")
     parser.add_argument("--quick", action="store_true", help="fewer works, sizes and repeats: a first look")
     parser.add_argument("--all", action="store_true", help="every work, the large ones (GPT-2 124M) too")
-    parser.add_argument("--work", action="append", choices=WORKS, metavar="NAME", help=f"one of {', '.join(WORKS)}")
+    parser.add_argument(
+        "--work", action="append", choices=WORKS, metavar="NAME", help=f"of overhead and memory: {', '.join(WORKS)}"
+    )
     parser.add_argument("--tool", action="append", choices=TOOLS, metavar="NAME", help=f"one of {', '.join(TOOLS)}")
     parser.add_argument("--level", action="append", choices=LEVELS, metavar="LEVEL", help=f"one of {', '.join(LEVELS)}")
     parser.add_argument("--seconds", type=_positive, metavar="S", help="of training per work, over all tools")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from nantrace.bench.plan import TOOLS, Column, Plan
 from nantrace.bench.results import Missing, Overhead, Results
 from nantrace.bench.tables import Table, tables
 from nantrace.bench.writing import as_json, markdown
+from nantrace.cli import bench
+from nantrace.cli.bench import plan_of
 
+from ..benchmarks.readme import MARKED, README
 from .builders import MACHINE, ONE_AND_A_HALF, results_of
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def only_overhead(**ratios: object) -> Results:
@@ -79,6 +81,15 @@ def test_json_holds_every_figure() -> None:
     assert page["results"]["machine"]["kernel"] == "in use"
 
 
+def options_of(command: str) -> argparse.Namespace:
+    """What `nantrace bench` makes of its arguments."""
+    name, *arguments = shlex.split(command)
+    assert name == "bench"
+    parser = argparse.ArgumentParser()
+    bench.prepare(parser)
+    return parser.parse_args(arguments)
+
+
 def outlines(text: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The header and the first cells of every Markdown table in a text."""
     rows: list[list[str]] = []
@@ -90,10 +101,8 @@ def outlines(text: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
             rows = []
 
 
-def test_the_readme_shows_what_the_command_makes() -> None:
-    """Its tables of costs have the columns and rows of a whole run; the figures are those of the day it was made."""
-    _, begin, rest = README.read_text(encoding="utf-8").partition("<!-- made by nantrace bench --markdown -->\n")
-    shown, end, _ = rest.partition("<!-- end -->\n")
+def test_the_readme_shows_what_its_command_makes() -> None:
+    """Its tables of costs have the columns and rows of the command that is named; the figures are those of that day."""
+    ((command, shown),) = MARKED.findall(README.read_text(encoding="utf-8"))
 
-    assert begin and end
-    assert list(outlines(shown)) == list(outlines(markdown(results_of(Plan()))))
+    assert list(outlines(shown)) == list(outlines(markdown(results_of(plan_of(options_of(command))))))
