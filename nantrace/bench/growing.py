@@ -108,7 +108,6 @@ def _held(program: Program, steps: Sequence[int], capacity: int) -> Iterator[tup
     with watch(program.model, capacity=capacity):
         program.step()  # what the first watched step makes once, and keeps for others
     program.optimizer.zero_grad()
-    gc.collect()
     gc.freeze()  # from here on the collector lists what is new
     tracemalloc.start()
     try:
