@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "tracer": {"errors", "model", "recording", "tracing", "diagnosis", "report", "torch_private", "explaining"},
     "unwatched": {"errors", "model", "tracing", "report"},
     "demo": {""},
-    "cli": {"", "errors", "model", "rendering"},
+    "bench": {"", "errors", "recording", "torch_private", "tracer", "report", "dump", "rendering.json"},
+    "cli": {"", "errors", "model", "rendering", "bench.plan"},
     "__main__": {"cli"},
     "": set(),
 }
@@ -36,7 +37,7 @@ ALLOWED_LATER: dict[str, set[str]] = {
     "recording": {"report"},
     "dump": {"report", ""},
     "report": {"diagnosis", "rendering", "dump"},
-    "cli": {"dump", "demo", "diagnosis.catalogue"},
+    "cli": {"dump", "demo", "bench", "diagnosis.catalogue"},
 }
 TORCH_FREE = {"errors", "model", "diagnosis", "rendering", "dump", "report", "cli", ""}
 HEAVY = {"torch", "numpy", "networkx"}

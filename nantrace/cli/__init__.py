@@ -14,14 +14,14 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import NantraceError
-from . import demo, explain, graph, history, ops, show
+from . import bench, demo, explain, graph, history, ops, show
 
 FINE = 0
 ANOMALY = 1
 UNUSABLE = 2
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
-COMMANDS: tuple[ModuleType, ...] = (demo, show, graph, history, ops, explain)
+COMMANDS: tuple[ModuleType, ...] = (demo, show, graph, history, ops, explain, bench)
 
 _DESCRIPTION = "Find the op, the layer and the line that made the first NaN, and say why."
 _EPILOG = "Exit codes: 0 fine, 1 an anomaly was found, 2 wrong usage or a file that cannot be read."

@@ -41,7 +41,7 @@ def test_explaining_imports_nothing_heavy(form: tuple[str, ...]) -> None:
     assert heavy_modules_of(running("explain", "overflow", *form)) == []
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("demo", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("demo", "--help"), ("bench", "--help")])
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     """Help is for people who wait for it."""
     assert heavy_modules_of(running(*arguments)) == []
