@@ -177,6 +177,55 @@ def test_a_layer_of_a_sequence_is_changed_alone(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+@pytest.mark.parametrize(("name", "helps"), [("float32", True), ("bfloat16", True), ("float16", None)])
+def test_a_half_model_is_tried_in_another_dtype(monkeypatch: pytest.MonkeyPatch, name: str, helps: bool | None) -> None:
+    """Weights, batches and casts in the model's code change for the trial alone; in float16 nothing would change."""
+    model = Applies(lambda x: torch.exp((x * 0 + 30).half()) @ torch.ones(4, 1).half()).half()
+    weight = model.layer.weight
+    x = torch.ones(8, 4).half()
+
+    found = verdicts(monkeypatch, model, lambda model: model(x).float().mean(), Change("dtype", name=name), at_op=False)
+
+    assert found == [helps]
+    assert model.layer.weight is weight
+
+
+@pytest.mark.parametrize(("name", "helps"), [("float32", True), ("bfloat16", True)])
+def test_autocast_is_tried_in_another_dtype(monkeypatch: pytest.MonkeyPatch, name: str, helps: bool) -> None:
+    """float32 is autocast switched off."""
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return model(torch.ones(4, 4)).float().mean()
+
+    model = Applies(lambda x: torch.ones(4, 4) @ (x * 0 + 1e5))
+
+    assert verdicts(monkeypatch, model, loss, Change("dtype", name=name), at_op=False) == [helps]
+
+
+def test_the_backward_of_a_custom_function_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of the user's own that runs in the backward is a line like any other."""
+
+    class Root(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(x)
+            return x.sqrt()
+
+        @staticmethod
+        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+            return gradient / (2 * ctx.saved_tensors[0].sqrt())
+
+    (trial,) = outcomes(
+        monkeypatch,
+        Applies(lambda x: Root.apply(zeros(x))),
+        on_ones,
+        Change("clamp", operand="other", values=(1e-3, inf)),
+        of_derivative=True,
+    )
+    assert trial.finite is True
+
+
 def test_a_row_that_is_masked_as_a_whole_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """The softmax inside torch's own attention is reached too."""
     attention = nn.MultiheadAttention(8, 2, batch_first=True)

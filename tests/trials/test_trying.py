@@ -68,7 +68,7 @@ def test_nothing_is_tried_without_a_replay(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_change_that_the_program_cannot_take_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the step raises with the change in it is told; it is neither a success nor a failure."""
+    """A change that the step does not survive has not helped; what it raised is told."""
 
     class Typed(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_a_change_that_the_program_cannot_take_says_so(monkeypatch: pytest.Monke
 
     (trial,) = outcomes(monkeypatch, Typed(4, 4), loss_of, CLAMP)
 
-    assert trial.finite is None
+    assert trial.finite is False
     assert trial.said == "the step with it raised TypeError: only infinities here"
 
 

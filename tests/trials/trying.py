@@ -22,13 +22,18 @@ def outcomes(
     loss: Loss,
     *changes: Change,
     optimizer: torch.optim.Optimizer | None = None,
+    at_op: bool = True,
+    of_derivative: bool = False,
     **options: Any,
 ) -> tuple[Trial, ...]:
-    """The trials of these changes, at the op that the report names where a change names none."""
+    """The trials of these changes, at the op that the report names (or at its derivative), or at no op."""
 
     def wanted(snapshot: Snapshot) -> tuple[Change, ...]:
-        op = forward_op(snapshot)
-        return tuple(replace(change, op=op.id if op is not None else None) for change in changes)
+        found = forward_op(snapshot)
+        op = found.id if found is not None and at_op else None
+        if of_derivative and snapshot.origin is not None:
+            op = snapshot.origin.id
+        return tuple(replace(change, op=op) for change in changes)
 
     monkeypatch.setattr("nantrace.tracer.changes_to_try", wanted)
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)

@@ -23,7 +23,7 @@ def call_changed(change: Change, site: Site, fusing: Fusing, func: Any, args: An
     """The function's result with the change in it. Raises `CannotTry` where it cannot be made."""
     match change.act:
         case "argument":
-            return func(*_with_number(change, site, args), **_with_number(change, site, kwargs))
+            return _with_number(change, site, func, args, kwargs)
         case "dtype":
             return _in_dtype(change.name, func, args, kwargs)
         case "dtype-back":
@@ -117,17 +117,18 @@ def _writes(func: Any) -> bool:
     return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
-def _with_number(change: Change, site: Site, given: Any) -> Any:
-    """The arguments with the number of that name exchanged: it is known by its value."""
+def _with_number(change: Change, site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+    """The call with the number of that name exchanged. A positional one is known by its value.
+
+    A call of the same line with another number (a layer of another eps) stays as it is.
+    """
     old, new = site.arguments.get(change.operand), change.values[0]
-
-    def exchange(value: Any) -> Any:
-        same = isinstance(value, (int, float)) and not isinstance(value, bool) and value == old
-        return new if same else value
-
-    if isinstance(given, dict):
-        return {name: exchange(value) for name, value in given.items()}
-    return tuple(exchange(value) for value in given)
+    if kwargs.get(change.operand) == old:
+        return func(*args, **{**kwargs, change.operand: new})
+    same = [i for i, value in enumerate(args) if not isinstance(value, bool | torch.Tensor) and value == old]
+    if len(same) > 1:
+        raise CannotTry(f"which argument of the call is {change.operand} is not clear")
+    return func(*(new if i in same else value for i, value in enumerate(args)), **kwargs)
 
 
 def _in_dtype(name: str, func: Any, args: Any, kwargs: Any) -> Any:

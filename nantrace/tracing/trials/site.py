@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
 from ...recording.frames import RawStack, innermost_outside_torch, innermost_user, is_torch
+from ..backward import ENGINE_CODES
 from ..microscope import Seen
 from ..playing import ENTRY_CODE
 from ..run import Run
@@ -21,6 +22,7 @@ _NANTRACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fi
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 # torch's wrapper of a dispatch mode's method, which keeps the compiler out of it
 _WRAPPERS = (_NANTRACE, os.path.join(_TORCH, "_dynamo", ""), os.path.join(_TORCH, "_compile.py"))
+_BOUNDARIES = ENGINE_CODES | {ENTRY_CODE}
 _MODULE_CALL = "_call_impl"
 
 
@@ -37,21 +39,23 @@ class Site:
 
 
 def sites_of(run: Run, numbers: Iterable[int]) -> dict[int, Site]:
-    """The sites of these ops, by number; those of a backward or of a custom Function's inside have none."""
+    """The sites of these ops, by number. torch's own backward code has none, a custom Function's backward has."""
     ops = run.microscope.ops
     found = {number: _site_of(ops[number]) for number in numbers if 0 <= number < len(ops)}
     return {number: site for number, site in found.items() if site is not None}
 
 
 def _site_of(seen: Seen) -> Site | None:
-    if seen.backward:
-        return None
     names = tuple(name for name, _ in seen.places)
+    if seen.backward:
+        stack = _inside(cleaned(seen.stack), ENGINE_CODES)
+        end = innermost_user(stack)
+        return Site(seen.facts, False, stack[: end + 1], None, names, seen.arguments) if end is not None else None
     if seen.glue:
         stack = cleaned(seen.stack)
         end = innermost_outside_torch(stack)
         return Site(seen.facts, True, stack[: (end or 0) + 1], None, names, seen.arguments)
-    stack = _below_entry(cleaned(seen.stack))
+    stack = _inside(cleaned(seen.stack), frozenset({ENTRY_CODE}))
     end = innermost_user(stack)
     if end is None:
         end = innermost_outside_torch(stack)
@@ -81,13 +85,14 @@ def cleaned(stack: RawStack) -> RawStack:
             after_handle = False
         elif code is _HANDLE:
             after_handle = True
-        elif code is ENTRY_CODE or not code.co_filename.startswith(_WRAPPERS):
+        elif code in _BOUNDARIES or not code.co_filename.startswith(_WRAPPERS):
             found.append((code, offset))
     return tuple(found)
 
 
-def _below_entry(stack: RawStack) -> RawStack:
+def _inside(stack: RawStack, boundary: frozenset[CodeType]) -> RawStack:
+    """The frames inside the innermost one of these."""
     for i, (code, _) in enumerate(stack):
-        if code is ENTRY_CODE:
+        if code in boundary:
             return stack[:i]
     return stack

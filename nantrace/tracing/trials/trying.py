@@ -29,6 +29,7 @@ from .optimizing import try_update
 from .parameters import with_parameter_mended
 from .samples import with_samples_replaced
 from .site import Site
+from .whole import with_everything_in
 
 MAX_TRIALS = 8
 MAX_SECONDS = 20.0  # for all trials of one anomaly; what would come later counts as not tried
@@ -84,12 +85,13 @@ def _tried(
     except CannotTry as reason:
         return Trial(change, None, f"not tried: {reason}")
     run = _replay(recorder, tokens, making)
-    if change.act == "dtype" and isinstance(run.error, RuntimeError):  # what follows does not take that dtype
+    if change.act == "dtype" and change.op is not None and isinstance(run.error, RuntimeError):
+        # what follows does not take that dtype
         run = _replay(recorder, tokens, _making(replace(change, act="dtype-back"), snapshot, recorder, sites))
     if isinstance(run.error, CannotTry):
         return Trial(change, None, f"not tried: {run.error}")
     if run.error is not None:
-        return Trial(change, None, f"the step with it raised {type(run.error).__name__}: {run.error}")
+        return Trial(change, False, f"the step with it raised {type(run.error).__name__}: {run.error}")
     if _came_out_finite(run, tokens):
         return Trial(change, True, "loss and gradients of the replayed step were finite")
     return Trial(change, False, "the replayed step was still not finite")
@@ -104,6 +106,8 @@ def _making(change: Change, snapshot: Snapshot, recorder: Recorder, sites: Mappi
             return with_samples_replaced
         case "parameter":
             return partial(with_parameter_mended, change, recorder.names)
+        case "dtype" if change.op is None:
+            return partial(with_everything_in, change, recorder.names)
         case act if act in _OF_OPTIMIZERS:
             raise CannotTry("it would act in an update, and the gradients were not finite before it")
         case _:
