@@ -123,7 +123,7 @@ def _with_number(change: Change, site: Site, func: Any, args: Any, kwargs: Any) 
     A call of the same line with another number (a layer of another eps) stays as it is.
     """
     old, new = site.arguments.get(change.operand), change.values[0]
-    if kwargs.get(change.operand) == old:
+    if change.operand in kwargs and kwargs[change.operand] == old:
         return func(*args, **{**kwargs, change.operand: new})
     same = [i for i, value in enumerate(args) if not isinstance(value, bool | torch.Tensor) and value == old]
     if len(same) > 1:
