@@ -103,8 +103,8 @@ class WrappedCalls:
 @functools.cache
 def can_wrap() -> bool:
     """Whether this torch lets calls be wrapped, and the compiler be kept out of the wrappers."""
-    wrappers = [_code_in(WrappedCalls._around), _code_in(WrappedCalls._around_entry)]
-    ours = [CallRecorder.begins.__code__, CallRecorder.ends.__code__, _code_in(CallRecorder.recorder_of)]
+    wrappers = [_code_in(WrappedCalls._around, "call"), _code_in(WrappedCalls._around_entry, "call")]
+    ours = [CallRecorder.begins.__code__, CallRecorder.ends.__code__, _code_in(CallRecorder.recorder_of, "record")]
     return (
         calls_can_be_wrapped()
         and all(keep_compiler_out(code, callees=False) for code in (*wrappers, CallRecorder.call.__code__))
@@ -117,6 +117,6 @@ def wrappable(names: ModuleNames) -> bool:
     return can_wrap() and not any(isinstance(module, torch.nn.DataParallel) for module, _ in names.paths.values())
 
 
-def _code_in(method: Any) -> Any:
-    """The code of the function that a method defines."""
-    return next(constant for constant in method.__code__.co_consts if hasattr(constant, "co_code"))
+def _code_in(method: Any, name: str) -> Any:
+    """The code of the function of that name that a method defines."""
+    return next(found for found in method.__code__.co_consts if getattr(found, "co_name", "") == name)
