@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -222,13 +222,50 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def compiled_call(module: torch.nn.Module) -> Any:
-    """What runs a module that was compiled in place (`module.compile()`), or None. Gone: such calls are not entries."""
+    """What a module's call runs in place of `_call_impl`: `module.compile()` puts it there. None where nothing does.
+
+    Gone: the calls of modules compiled in place are not entry calls.
+    """
     return getattr(module, "_compiled_call_impl", None)
 
 
 def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
-    """Exchange what runs a module that was compiled in place; torch leaves it out of pickles and copies."""
-    module._compiled_call_impl = call
+    """Exchange what a module's call runs (None: `_call_impl` again). torch leaves it out of pickles and copies.
+
+    Written past `__setattr__`, which the wrapper that torch.compile returns hands on to the module inside.
+    """
+    if call is None:
+        module.__dict__.pop("_compiled_call_impl", None)
+    else:
+        module.__dict__["_compiled_call_impl"] = call
+
+
+def calls_can_be_wrapped() -> bool:
+    """Whether a module's call runs what `set_compiled_call` puts there, and pickles and copies are made without it.
+
+    Not so (another torch): global module hooks tell of the calls, at a microsecond or two each.
+    """
+    probe = torch.nn.Identity()
+    set_compiled_call(probe, lambda value: -value)
+    try:
+        return bool(probe(1) == -1) and "_compiled_call_impl" not in probe.__getstate__()
+    except (AttributeError, TypeError):
+        return False
+
+
+def keep_compiler_out(code: CodeType, *, callees: bool) -> bool:
+    """Have torch.compile run this code, and with `callees` what it calls, as it is; whether that could be said.
+
+    A module that is called inside a compiled region may be called through code of ours. Gone: global module hooks
+    are used, which torch.compile traces away.
+    """
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except ImportError:
+        return False
+    inner = _FrameAction.SKIP if callees else _FrameAction.DEFAULT
+    set_code_exec_strategy(code, _FrameExecStrategy(_FrameAction.SKIP, inner))
+    return True
 
 
 def wrapped_by_compile(module: torch.nn.Module) -> torch.nn.Module | None:

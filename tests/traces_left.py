@@ -14,6 +14,7 @@ _PLACES = {
     "a global always-called hook": modules._global_forward_hooks_always_called,
     "a global hook with kwargs": modules._global_forward_hooks_with_kwargs,
     "a global backward hook": modules._global_backward_hooks,
+    "a global module registration hook": modules._global_module_registration_hooks,
     "a global optimizer pre-hook": optimizers._global_optimizer_pre_hooks,
     "a global optimizer post-hook": optimizers._global_optimizer_post_hooks,
 }
@@ -37,6 +38,12 @@ def traces_left() -> list[str]:
     if _get_current_dispatch_mode_stack():
         found.append("a dispatch mode")
     return found
+
+
+def wrapped_in(model: torch.nn.Module) -> list[str]:
+    """The paths of a model's modules whose call is wrapped by a function of ours."""
+    calls = [(path, vars(module).get("_compiled_call_impl")) for path, module in model.named_modules()]
+    return [path for path, call in calls if getattr(call, "__module__", "").startswith("nantrace")]
 
 
 def _is_ours(kind: type) -> bool:

@@ -47,6 +47,35 @@ class CallRecorder:
         self._paths = session.names.paths
         self._places: dict[str, list[OutputPlace]] = {}  # by module path
         self._roots = {id(root) for root in session.names.roots}
+        self.records = statistics
+        self.running = session.calls
+        self.calls_are_stale = False  # a module was added to a watched one
+        self.refresh_calls: Callable[[], None] = lambda: None
+
+    def call(self, module: torch.nn.Module, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run an outermost call, or a root's, and tell ourselves of its begin and end."""
+        if is_compiling():
+            return original(*args, **kwargs)
+        self.begins(module, args)
+        try:
+            output = original(*args, **kwargs)
+        except BaseException:
+            self.ends(module, args, None)  # as torch tells of a call that an exception left
+            raise
+        self.ends(module, args, kwargs, output)
+        return output
+
+    def recorder_of(self, path: str) -> Callable[[Any], None]:
+        """What records the outputs of the calls of one module."""
+
+        def record(output: Any) -> None:
+            if self._recording:
+                try:
+                    self.record_outputs(path, output)
+                except Exception as error:
+                    self._session.fault(error)
+
+        return record
 
     @property
     def entry(self) -> EntryCall | None:
@@ -71,6 +100,10 @@ class CallRecorder:
                 return
             if not calls:
                 self._repair_optimizers()
+                if self.calls_are_stale:
+                    self.calls_are_stale = False
+                    session.names.refresh()
+                    self.refresh_calls()
             elif id(module) in self._roots and self._entry is not None:
                 self._repair_after_interrupt(module)
             calls.append(path)
@@ -106,7 +139,7 @@ class CallRecorder:
         kwargs, output = (None, None) if failed else rest
         if self._recording and not failed:
             try:
-                self._record_outputs(path, output)
+                self.record_outputs(path, output)
             except Exception as error:
                 session.fault(error)
         if calls[-1] == path:
@@ -116,7 +149,8 @@ class CallRecorder:
         if not calls and not session.in_engine:
             self._entry_ends(kwargs, output, failed)
 
-    def _record_outputs(self, path: str, output: Any) -> None:
+    def record_outputs(self, path: str, output: Any) -> None:
+        """Write the statistics of what a call has returned, and have those of its gradient written."""
         if inside_functorch():
             return
         places = self._places.get(path)

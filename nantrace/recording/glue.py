@@ -7,11 +7,18 @@ calls, engine calls, optimizer steps), so that a mode of the user's own is never
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from ..torch_private import TorchDispatchMode, innermost_mode, modes_on_stack, put_on_mode, take_off_mode
+from ..torch_private import (
+    TorchDispatchMode,
+    innermost_mode,
+    keep_compiler_out,
+    modes_on_stack,
+    put_on_mode,
+    take_off_mode,
+)
 
 
 class GlueHandler(Protocol):
@@ -42,11 +49,16 @@ class GlueMode(TorchDispatchMode):
         """Leave torch.compile on: a compiled loss must stay compiled while it is watched."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would wrap our method to keep the compiler out of it, which costs each op: told once is enough."""
+        return not keep_compiler_out(cls.__torch_dispatch__.__code__, callees=True)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "profiler":  # torch marks its own functions (optimizer steps) for the profiler
+        writes, draws, marks, _ = nature(func)
+        if marks:
             return func(*args, **kwargs)
-        writes, draws = nature(func)
         handler = self._handler
         if writes and handler.before_write(func, args, kwargs):
             return _as_if_done(func, args, kwargs)
@@ -71,10 +83,26 @@ def _as_if_done(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     return results[0] if len(results) == 1 else tuple(results) or None
 
 
-@lru_cache(maxsize=4096)
-def nature(func: Any) -> tuple[bool, bool]:
-    """Whether an op writes into an argument, and whether it draws random numbers."""
-    return bool(func._schema.is_mutable), torch.Tag.nondeterministic_seeded in func.tags
+class Nature(NamedTuple):
+    """What an op does besides computing."""
+
+    writes: bool  # into an argument
+    draws: bool  # random numbers
+    marks: bool  # torch's own functions (optimizer steps) for the profiler
+    func: Any  # held: the natures are found by its identity
+
+
+_natures: dict[int, Nature] = {}  # not an lru_cache: the hash of an op is a function of Python's
+
+
+def nature(func: Any) -> Nature:
+    """The nature of an op, read from its schema once."""
+    known = _natures.get(id(func))
+    if known is None:
+        draws = torch.Tag.nondeterministic_seeded in func.tags
+        known = Nature(bool(func._schema.is_mutable), draws, func.namespace == "profiler", func)
+        _natures[id(func)] = known
+    return known
 
 
 @lru_cache(maxsize=4096)

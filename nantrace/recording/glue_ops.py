@@ -111,7 +111,7 @@ class GlueRecorder:
                 return
             if not torch.is_grad_enabled() and self._inside_function(result):
                 return
-            writes, draws = nature(func)
+            writes, draws, _, _ = nature(func)
             targets = written_by(func, args, kwargs) if writes else []
             bases = [base for target in targets if (base := view_base(target)) is not None]
             if any(session.names.parameter(target) is not None for target in (*targets, *bases)):

@@ -48,6 +48,7 @@ class ModuleIntervals(patches.ModuleListener):
         """Begin to listen."""
         self._session = session
         patches.listen(self)
+        patches.listen_to_modules(self)
 
     def module_begins(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         """Note the number of the next node."""

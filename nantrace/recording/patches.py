@@ -109,6 +109,11 @@ def listen(listener: Listener) -> None:
                 _uninstall()
                 raise
         _listeners.append(listener)
+
+
+def listen_to_modules(listener: Listener) -> None:
+    """Tell a listener of every module's call too, through global hooks."""
+    with _lock:
         _undo_modules[id(listener)] = _hook_modules(listener)
 
 

@@ -32,6 +32,7 @@ from .scalers import ScalerRecorder
 from .session import Session
 from .tape import EntryCall, Tape
 from .updates import UpdateRecorder
+from .wrapping import WrappedCalls, wrappable
 
 MAX_TAPE_EVENTS = 20_000
 MAX_TAPE_BYTES = 1 << 30
@@ -90,6 +91,7 @@ class Recorder:
         # calls that are compiled in place are told to whom the other calls are told
         told = self._listener
         self._compiled = CompiledInPlace(modules, told.module_begins, told.module_ends)
+        self._wrapped = WrappedCalls(names, self._calls) if observer is None and wrappable(names) else None
 
     # What is asked of it
 
@@ -141,10 +143,13 @@ class Recorder:
     def start(self) -> None:
         """Begin to listen. The glue mode goes on this thread's stack."""
         patches.listen(self._listener)
+        if self._wrapped is None:
+            patches.listen_to_modules(self._listener)
         if self.intervals is not None:
             self.intervals.listen_to(self.session)
         self.session.listening = True
-        self._compiled.start()
+        calls = self._wrapped or self._compiled
+        calls.start()
         if self.session.refusal is not None:
             schedules.listen(self.session.refusal)
         try:
@@ -153,14 +158,14 @@ class Recorder:
             self.session.mode.__enter__()
         except BaseException:
             self._stop_listening()
-            self._compiled.stop()
+            calls.stop()
             raise
 
     def stop(self) -> None:
         """Take off every hook, patch and mode of ours."""
         self.session.listening = False
         self._stop_listening()
-        self._compiled.stop()
+        (self._wrapped or self._compiled).stop()
         lift(self.session.mode)
         # leave through the mode's own __exit__, which restores torch's flags; the user's modes stay where they are
         put_back(self.session.mode, [])

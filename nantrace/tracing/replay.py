@@ -43,6 +43,7 @@ def _replay(tape: Tape, names: ModuleNames, events: list[TapeEvent], wanted: int
     run = Run(microscope, events, {}, {}, doubts_about(tape, events))
     run.parameters = [parameter for parameter, _ in names.parameters.values()]
     patches.listen(microscope)
+    patches.listen_to_modules(microscope)
     try:
         return in_thread(run, names, play)
     finally:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nantrace
 
 from ..builders import Encoder, Mlp, sgd
-from ..traces_left import traces_left
+from ..traces_left import traces_left, wrapped_in
 
 
 class Interrupted(nn.Module):
@@ -50,14 +50,18 @@ def test_nothing_is_left_after_the_block() -> None:
         train(model)
 
     assert traces_left() == []
+    assert wrapped_in(model) == []
 
 
 def test_something_is_there_inside_the_block() -> None:
     """The list of what could be left names what a running watch has in place."""
-    with nantrace.watch(Mlp()):
+    model = Mlp()
+    with nantrace.watch(model):
         there = traces_left()
+        wrapped = wrapped_in(model)
 
-    assert "a global forward hook" in there
+    assert wrapped == [path for path, _ in model.named_modules()]
+    assert "a global module registration hook" in there
     assert "a dispatch mode" in there
     assert "the engine" in there
 

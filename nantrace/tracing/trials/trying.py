@@ -140,6 +140,7 @@ def _replay(recorder: Recorder, tokens: list[Token], making: Making) -> Run:
             play(run)
 
     patches.listen(blind)
+    patches.listen_to_modules(blind)
     try:
         return in_thread(run, names, play_changed)
     finally:
