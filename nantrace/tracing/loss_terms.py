@@ -99,6 +99,7 @@ def _terms(recorder: Recorder, tell: Callable[[Run, list[_Term]], list[LossTerm]
                     found.extend(tell(run, terms))
 
         patches.listen(run.microscope)
+        patches.listen_to_modules(run.microscope)
         try:
             in_thread(run, recorder.names, play_and_look)
         finally:
