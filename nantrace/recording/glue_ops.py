@@ -122,7 +122,7 @@ class GlueRecorder:
                 tape.tokens_for(kwargs) if kwargs else kwargs,
                 [],
                 torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
-                raw_stack_here(3),
+                raw_stack_here(2),
                 random if draws else None,
                 writes,
                 expected=expecting(),
@@ -153,7 +153,7 @@ class GlueRecorder:
         tape.save_before_write(token)
         if token.kind == EXTERNAL and token.saved is None:
             return  # too large to copy: the view alone is on the tape
-        tape.view(view, token, raw_stack_here(4))
+        tape.view(view, token, raw_stack_here(3))
 
     def _inside_function(self, result: Any) -> bool:
         """Whether this op runs in the forward of a custom autograd Function; its `apply` goes on the tape instead."""
@@ -178,7 +178,7 @@ class GlueRecorder:
 
     def note_failure(self, func: Any, args: Any, kwargs: Any, error: BaseException) -> None:
         """Remember an op that raised, for the explanation of the exception."""
-        self.failed = (func, args, kwargs, raw_stack_here(3), error)
+        self.failed = (func, args, kwargs, raw_stack_here(2), error)
 
     def _is_downstream(self, tensor: torch.Tensor) -> bool:
         session = self._session
@@ -206,7 +206,7 @@ class GlueRecorder:
         held = [t for t in used if t.numel() <= MAX_HELD] if tape.data_bytes < MAX_DATA_BYTES else []
         references = replace_tensors((args, kwargs), weakref.ref)
         versions = [version_of(tensor) for tensor in used]
-        tape.note(DataOp(func, references, outputs, storages, raw_stack_here(4), versions, held))
+        tape.note(DataOp(func, references, outputs, storages, raw_stack_here(3), versions, held))
 
     def _parameters_written(self, targets: list[torch.Tensor]) -> list[Named]:
         """The watched parameters among the written tensors, by storage: `p.data` and views count too."""
@@ -253,7 +253,7 @@ class GlueRecorder:
         session = self._session
         who = "an optimizer with a closure" if session.in_closure else "a hand-written update"
         where = f"{who} was about to write the parameter {writes[0][0]}"
-        pending, stack = session.pending, raw_stack_here(5)
+        pending, stack = session.pending, raw_stack_here(4)
         if pending is not None and pending.still_there(writes):
             session.pending = None
             alarm = Alarm("loss", where, session.clock.step, tokens=[pending.root], stack=stack)
@@ -280,7 +280,7 @@ class GlueRecorder:
         try:
             if bad:
                 where = f"the parameter {bad[0][0]} is no longer finite after a hand-written update"
-                alarm = Alarm("parameter", where, session.clock.step, named=bad, stack=raw_stack_here(4))
+                alarm = Alarm("parameter", where, session.clock.step, named=bad, stack=raw_stack_here(3))
                 alarm.written = (func, args, kwargs)
                 if session.raise_alarm(alarm):
                     session.refusal.refuse(None)

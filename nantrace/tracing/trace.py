@@ -359,7 +359,7 @@ def _harmful(run: Run, states: list[State]) -> State | None:
     for state in states[:3]:  # the number itself may be an op of its own, and be moved
         seen = run.microscope.ops[state.op]
         computes = seen.facts.name in _CHOOSING or seen.facts.name not in PLUMBING | _WRITING_NUMBERS
-        if computes and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
+        if computes and not seen.expected and isnan(value_at(seen.kept_outputs[state.output].tensor, state.index)):
             return state
     for state in states[1:]:
         seen = run.microscope.ops[state.op]
