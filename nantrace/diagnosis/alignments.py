@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..model import Cause, Origin, Remedy, Snapshot
-from .editing import Edit, called_with, change, frame_of, is_statement, keyword_edit
+from .edits import Edit, called_with, change, frame_of, is_statement
 from .finding import Finding
+from .keywords import keyword_edit
 from .numbers import number, plural
 from .reading import generated_at, operand
 

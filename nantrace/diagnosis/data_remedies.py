@@ -6,9 +6,10 @@ import ast
 import re
 
 from ..model import BadSource, Change, Frame, Origin, Remedy, Snapshot
-from .edits import Edit, Spot, line_of, lines_of, parsed, spot_of
+from .edits import Edit, line_of, lines_of
 from .reading import forward_op
-from .rewriting import Call, atom
+from .rewriting import Call, atom, parsed
+from .spots import Spot, spot_of
 
 _ELEMENTWISE = frozenset(
     {

@@ -6,8 +6,9 @@ import re
 from math import inf, isinf, isnan
 
 from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
-from .editing import Edit, change, edit_operand, eps_of_call, keyword_edit
+from .edits import Edit, change, edit_operand
 from .finding import Finding
+from .keywords import eps_of_call, keyword_edit
 from .numbers import margin, number, plural, rounded, show, show_index
 from .reading import (
     dtype_of,
@@ -26,7 +27,7 @@ from .reading import (
     summary,
     upstream,
 )
-from .rewriting import atom, operand_text
+from .rewriting import atom, operand_text, submodule
 
 QUOTIENTS = ("div", "true_divide", "divide", "floor_divide", "remainder", "fmod")
 _NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "cudnn_batch_norm", "fused_rms_norm")
@@ -130,7 +131,7 @@ def _normalisation(snapshot: Snapshot, origin: Origin) -> Finding | None:
         return None
     values = f"{plural(whole.numel, 'equal value')} ({show(whole.min)})"
     text = f"{origin.op} of {values}: their variance is 0, and eps={show(eps)} is 0 too"
-    layer = f"model.{origin.module}.eps = 1e-5" if origin.module else "eps=1e-5"
+    layer = f"{submodule(origin.module)}.eps = 1e-5" if origin.module else "eps=1e-5"
     own = origin.source is not None and origin.op in origin.source.expression  # F.layer_norm(...), not a module's call
     edit = keyword_edit(origin, "eps", "1e-5", layer) if own else Edit(layer)
     advice = edit.remedy(f"Give {origin.op} an eps above 0, such as 1e-5.", change(snapshot, "argument", "eps", 1e-5))

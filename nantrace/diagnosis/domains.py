@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite, isnan
 
 from ..model import Cause, Origin, Remedy, Snapshot
-from .editing import change, edit_bound, edit_operand
+from .edits import change, edit_bound, edit_operand
 from .finding import Finding
 from .numbers import fractional, inside_one, limits, margin, number, plural, show, show_index
 from .reading import (
@@ -19,7 +19,7 @@ from .reading import (
     maker,
     summary,
 )
-from .rewriting import atom, operand_text
+from .rewriting import atom, operand_text, submodule
 
 _BOUNDS = {
     "acos": (-1.0, 1.0, "[-1, 1]"),
@@ -87,7 +87,7 @@ def _negative_variance(origin: Origin) -> Finding | None:
     advice = Remedy(
         "No data makes a variance negative: running_var was written or loaded wrongly. Load it from a good checkpoint, "
         "or reset the statistics and run in training mode until they are learned again.",
-        f"model.{name.rpartition('.')[0] or 'bn'}.reset_running_stats()",
+        f"{submodule(name.rpartition('.')[0])}.reset_running_stats()",
     )
     counted = f"{name} holds {plural(found.negative or 1, 'negative value')}, down to {show(found.min or variance)}"
     text = equation(origin, f"... / sqrt({show(variance)} + {show(eps)})")

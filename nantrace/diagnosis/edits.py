@@ -1,6 +1,7 @@
-"""Remedies as edits in place: a line of the user's own program written anew, with the line that it replaces.
+"""Remedies as edits: a line of the user's program written anew, and what trying it would change.
 
-An edit is complete Python that runs where the old line stood. Where that cannot be promised there is none.
+An edit is complete: it runs in the place of the line, with the names that the line has. Where no such edit
+can be made, a remedy shows a snippet to adapt.
 """
 
 from __future__ import annotations
@@ -8,95 +9,98 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ..model import Frame, Op, Origin, Source
-from .rewriting import Call, atom, call_of
+from ..model import Change, Frame, Op, Origin, Remedy, Snapshot, Source
+from .reading import PLUMBING, forward_op
+from .rewriting import Call, atom, call_at, call_of, filled, parsed, span_of, unclamped, with_template
 
 _INSTALLED = ("site-packages", "dist-packages")
-_NUMBER = re.compile(r"-?[\d.]+(e[-+]?\d+)?", re.IGNORECASE)
-_SIGNS: dict[type[ast.operator], str] = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.Div: "/",
-    ast.Pow: "**",
-    ast.MatMult: "@",
+# Methods without an effect, so that they may be called twice.
+_LOOKING = PLUMBING | {
+    "abs",
+    "sum",
+    "long",
+    "float",
+    "double",
+    "bool",
+    "int",
+    "detach",
+    "size",
+    "dim",
+    "numel",
+    "argmax",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A line written anew (or several in its place), and the line that it replaces."""
+    """Code for a remedy; `replaces` is the line that it stands for, None for a snippet."""
 
     code: str
-    replaces: Frame
+    replaces: Frame | None = None
+
+    def remedy(self, text: str, change: Change | None = None) -> Remedy:
+        """The remedy that says so."""
+        return Remedy(text, self.code, change=change, replaces=self.replaces)
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """One op in a line that can be edited: where its call and its operands stand."""
-
-    call: Call
-    frame: Frame
-
-    def operand(self, position: int) -> str | None:
-        """The text of one operand."""
-        return self.call.operand(position)
-
-    def with_operand(self, position: int, template: str) -> Edit | None:
-        """The line with one operand put into the template's {}."""
-        return self.with_operands({position: template})
-
-    def with_operands(self, templates: dict[int, str]) -> Edit | None:
-        """The line with several operands, each put into its template's {}."""
-        line = self.call.line
-        if any(position >= len(self.call.spans) for position in templates):
-            return None
-        for position in sorted(templates, key=lambda at: self.call.spans[at], reverse=True):
-            start, end = self.call.spans[position]
-            line = line[:start] + _filled(templates[position], line[start:end], line[:start], line[end:]) + line[end:]
-        return self._edit(line)
-
-    def with_result(self, template: str) -> Edit | None:
-        """The line with the op's whole call put into the template's {}."""
-        start, end = self.call.span
-        line = self.call.line
-        return self._edit(line[:start] + _filled(template, line[start:end], line[:start], line[end:]) + line[end:])
-
-    def with_call(self, text: str) -> Edit | None:
-        """The line with the op's whole call written anew."""
-        return self.with_result(text)
-
-    def _edit(self, line: str) -> Edit | None:
-        return Edit(line, self.frame) if parsed(line) is not None and line != self.frame.code else None
+def change(snapshot: Snapshot, act: str, operand: str = "", *values: float, name: str = "") -> Change | None:
+    """What trying a remedy changes at the origin's op (for a derivative at the forward op), where it was executed."""
+    op = forward_op(snapshot)
+    return Change(act, op.id, operand, values, name) if op is not None else None
 
 
-def spot_of(origin: Origin | None) -> Spot | None:
-    """The origin's op in the user's line: called by its name or by an operator, or as a module."""
-    if origin is None:
-        return None
-    frame = line_of(origin.source)
-    if frame is None:
-        return None
+def edit_operand(origin: Origin, position: int, template: str, otherwise: str) -> Edit:
+    """The origin's line with an operand put into the template's {}; else the snippet.
+
+    An operand that is needed more than once, and is more than a name, gets a line of its own before.
+    """
     call = call_of(origin)
-    if call is None or call.line != frame.code:
-        call = _module_call(origin, frame.code)
-    if call is None:
-        return None
-    plain = _assigned(call, origin)
-    return Spot(plain, frame) if plain is not None else None
+    if call is None or origin.source is None:
+        return Edit(otherwise)
+    text = call.operand(position)
+    if text is not None and template.count("{}") > 1 and not is_plain(text):
+        return _named_first(origin.source, call, position, template) or Edit(otherwise)
+    line = with_template(call, position, template)
+    return Edit(line, frame_of(origin.source, call)) if line is not None else Edit(otherwise)
 
 
-def spot_of_op(op: Op | None) -> Spot | None:
-    """Another executed op in the user's line."""
-    if op is None or op.source is None:
+def edit_bound(origin: Origin, position: int, bound: str, otherwise: str) -> Edit:
+    """The origin's line with an operand clamped ("clamp_min(1e-8)"), in place of a clamp that it has already."""
+    call = call_of(origin)
+    text = call.operand(position) if call is not None else None
+    inner = unclamped(text) if text is not None else text
+    if call is None or text is None or inner is None or inner == text or origin.source is None or call.written:
+        return edit_operand(origin, position, "{}." + bound, otherwise)
+    line = call.with_operand(position, f"{atom(inner)}.{bound}")
+    return Edit(line, frame_of(origin.source, call))
+
+
+def edit_call(origin: Origin, text: str, otherwise: str) -> Edit:
+    """The origin's line with the whole op written anew; else the snippet."""
+    call = call_of(origin)
+    return edit_at(origin.source, call, text, otherwise) if origin.source is not None else Edit(otherwise)
+
+
+def edit_at(source: Source, call: Call | None, text: str, otherwise: str) -> Edit:
+    """A line with the whole op written anew; else the snippet."""
+    if call is None or call.written:
+        return Edit(otherwise)
+    line = call.with_call(text)
+    frame = frame_of(source, call) if parsed(line) is not None or parsed(call.line) is None else None
+    return Edit(line, frame) if frame is not None else Edit(otherwise)
+
+
+def frame_of(source: Source, call: Call) -> Frame | None:
+    """The line that an edit of the call replaces: none where the call is only known apart from its line."""
+    if call.line != source.code or not source.line or any(part in source.file for part in _INSTALLED):
         return None
-    return spot_of(Origin(op.name, op.module, op.module_type, source=op.source, inputs=op.inputs))
+    return Frame(source.file, source.line, source.function, source.code, source.expression)
 
 
 def line_of(source: Source | None) -> Frame | None:
-    """The user's line as an edit replaces it; None where it is a library's, or no whole statement by itself."""
+    """The user's line as an edit of it replaces it; None where it is a library's, or no whole statement by itself."""
     if source is None or not source.code or parsed(source.code) is None:
         return None
     if any(part in source.file for part in _INSTALLED) or not source.code.isascii():
@@ -112,132 +116,105 @@ def lines_of(source: Source | None) -> Iterator[Frame]:
             yield found
 
 
-def parsed(line: str) -> ast.Module | None:
-    """The line as a tree, where it is a statement by itself or the head of a block."""
-    for text in (line, f"{line} pass"):
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError):
-            continue
-    return None
-
-
-def is_number(text: str | None) -> bool:
-    """Whether the operand's text is a plain number."""
-    return text is not None and _NUMBER.fullmatch(text.strip("() ")) is not None
-
-
-def other_calls(spot: Spot) -> Iterator[ast.Call]:
-    """The calls in the line that do not contain the op: what else an edit around the whole line would change."""
-    tree = parsed(spot.call.line)
-    start, end = spot.call.span
-    for node in ast.walk(tree) if tree is not None else ():
-        if isinstance(node, ast.Call) and not (node.col_offset <= start and end <= (node.end_col_offset or 0)):
-            yield node
-
-
-def number_replaced(spot_line: Frame, span: tuple[int, int], old: float, new: str) -> Edit | None:
-    """The line with the one number `old` inside the span written as `new`."""
-    tree = parsed(spot_line.code)
-    found = [
-        node
-        for node in (ast.walk(tree) if tree is not None else ())
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, (int, float))
-        and not isinstance(node.value, bool)
-        and float(node.value) == old
-        and span[0] <= node.col_offset
-        and (node.end_col_offset or 0) <= span[1]
-    ]
-    if len(found) != 1:
-        return None
-    line = spot_line.code
-    return Edit(line[: found[0].col_offset] + new + line[found[0].end_col_offset :], spot_line)
-
-
-def _filled(template: str, text: str, before: str, after: str) -> str:
-    tight = any(part in template for part in ("{}.", "{}[", "{} ", " {}"))
-    new = template.replace("{}", atom(text) if tight else text)
-    alone = before.rstrip().endswith(("(", ",", "=", "[", "return")) and (
-        not after.strip() or after.lstrip().startswith((")", ",", "]", "#"))
-    )
-    return new if alone or atom(new) == new else f"({new})"
-
-
-def _assigned(call: Call, origin: Origin) -> Call | None:
-    """An augmented assignment as the plain one that it stands for; any other line as it is."""
-    tree = parsed(call.line)
-    only = tree.body[0] if tree is not None and len(tree.body) == 1 else None
-    if not isinstance(only, ast.AugAssign) or call.span != (only.col_offset, only.end_col_offset):
-        return call
-    sign = _SIGNS.get(type(only.op))
-    if sign is None:
-        return None
-    target, value = call.operand(0), call.operand(1) or ""
-    value = value if is_number(value) else atom(value)
-    line = f"{target} = {target} {sign} {value}"
-    start = len(f"{target} = ")
-    spans = ((start, start + len(target or "")), (len(line) - len(value), len(line)))
-    return replace(call, line=line, span=(start, len(line)), spans=spans)
-
-
-def _module_call(origin: Origin, line: str) -> Call | None:
-    """The call of the module that ran the op: `self.down(h)` for an op of the module "block.down"."""
-    tree = parsed(line)
-    path = (origin.module or "").split(".")
-    found = [node for node in (ast.walk(tree) if tree is not None else ()) if _calls(node, path)]
-    if len(found) != 1 or not isinstance(found[0], ast.Call):
-        return None
-    node = found[0]
-    spans = tuple((one.col_offset, one.end_col_offset or 0) for one in node.args if not isinstance(one, ast.Starred))
-    return Call(line, (node.col_offset, node.end_col_offset or 0), spans) if spans else None
-
-
-def _calls(node: ast.AST, path: list[str]) -> bool:
-    if not isinstance(node, ast.Call):
+def is_plain(text: str) -> bool:
+    """Whether the text may stand twice: names, attributes, subscripts, arithmetic, and methods that only look."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError):
         return False
-    match node.func:
-        case ast.Attribute(attr=name):
-            return name == path[-1]
-        case ast.Subscript(value=ast.Attribute(attr=name)):
-            return len(path) > 1 and name == path[-2] and path[-1].isdigit()
-        case _:
-            return False
+    refused = (ast.Await, ast.Yield, ast.NamedExpr, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.DictComp)
+    nodes = list(ast.walk(tree))
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    looks = all(isinstance(called, ast.Attribute) and called.attr in _LOOKING for called in calls)
+    return len(text) <= 40 and looks and not any(isinstance(node, refused) for node in nodes)
 
 
-def with_keyword(frame: Frame | None, called: str, name: str, value: str) -> Edit | None:
-    """The line with a keyword argument of the one call of that name given another value, or given at all."""
-    tree = parsed(frame.code) if frame is not None else None
-    calls = [
-        node
-        for node in (ast.walk(tree) if tree is not None else ())
-        if isinstance(node, ast.Call) and _name_of(node.func) == called
-    ]
-    if frame is None or len(calls) != 1:
+def guarded(origin: Origin, call: Call | None, position: int, template: str, otherwise: str) -> Edit:
+    """The origin's line with the call put into the template's {call}, one of its operands into each {x}.
+
+    An operand that is more than a name gets a line of its own before.
+    """
+    text = call.operand(position) if call is not None else None
+    source = origin.source
+    if source is None or call is None or text is None:
+        return Edit(otherwise)
+    start, end = (edge - call.span[0] for edge in call.spans[position])
+    name, first = text, ""
+    if not is_plain(text):
+        if not is_statement(source):
+            return Edit(otherwise)
+        name = _new_name(source)
+        first = f"{name} = {text}\n"
+    inner = call.text[:start] + name + call.text[end:]
+    edit = edit_at(source, call, template.replace("{call}", inner).replace("{x}", atom(name)), otherwise)
+    return Edit(first + edit.code, edit.replaces) if edit.replaces is not None else edit
+
+
+def called_with(origin: Origin) -> Call | None:
+    """The call that is the origin's expression, whatever is called (`criterion(logits, labels)`): its arguments."""
+    source = origin.source
+    tree = parsed(source.expression) if source is not None and source.expression else None
+    if source is None or tree is None or source.code.count(source.expression) != 1:
         return None
-    call, line = calls[0], frame.code
-    given = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
-    if given is not None:
-        return Edit(line[: given.col_offset] + value + line[given.end_col_offset :], frame)
-    end = (call.end_col_offset or 0) - 1
-    if line[end : end + 1] != ")" or any(keyword.arg is None for keyword in call.keywords):
-        return None  # **settings may hold it
-    comma = ", " if (call.args or call.keywords) and not line[:end].rstrip().endswith(",") else ""
-    return Edit(f"{line[:end]}{comma}{name}={value}{line[end:]}", frame)
-
-
-def before(source: Source | None, method: str, template: str) -> Edit | None:
-    """Lines put before a line that is nothing but a call of that method; {} is what it is called on."""
-    frame = line_of(source)
-    found = re.fullmatch(rf"([A-Za-z_][\w.]*)\.{method}\(\)", frame.code) if frame is not None else None
-    if frame is None or found is None:
+    node = tree.body[0].value if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) else None
+    if not isinstance(node, ast.Call):
         return None
-    return Edit(f"{template.replace('{}', found[1])}\n{frame.code}", frame)
+    shift = source.code.index(source.expression)
+    given = [*node.args, *(one.value for one in node.keywords if one.arg in ("input", "target"))]
+    spans = [span_of(source.expression, one) for one in given]
+    whole = (shift, shift + len(source.expression))
+    return Call(source.code, whole, tuple((start + shift, end + shift) for start, end in spans))
 
 
-def _name_of(function: ast.expr) -> str:
-    match function:
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return name
-        case _:
-            return ""
+def edit_result(op: Op, method: str) -> Edit | None:
+    """The line that ran an op, with a method called on the op's result: `p = act(x)` as `p = act(x).clamp_min(0)`."""
+    source = op.source
+    text = source.expression if source is not None else ""
+    if source is None or not text or source.code.count(text) != 1 or not _gives_result(op, text):
+        return None
+    start = source.code.index(text)
+    call = Call(source.code, (start, start + len(text)), ())
+    edit = edit_at(source, call, f"{atom(text)}.{method}", "")
+    return edit if edit.replaces is not None else None
+
+
+def _gives_result(op: Op, text: str) -> bool:
+    """Whether the value of the expression is the op's result: it names the op, or the module that ran it."""
+    if op.source is not None and (call := call_at(op.source, op.name, op.module)) is not None and call.text == text:
+        return True
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        return False
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr in (op.module or "").split(".")
+
+
+def _named_first(source: Source, call: Call, position: int, template: str) -> Edit | None:
+    """The operand given a name in a line of its own, and then the line with that name in the template."""
+    text, frame = call.operand(position), frame_of(source, call)
+    if text is None or frame is None or not is_statement(source) or position == 0 and call.written:
+        return None
+    name = _new_name(source)
+    line = call.with_operand(position, filled(template, name))
+    return Edit(f"{name} = {text}\n{line}", frame) if parsed(line) is not None else None
+
+
+def is_statement(source: Source) -> bool:
+    """Whether the line is one whole simple statement, in which an operand can be computed a line earlier."""
+    tree = parsed(source.code)
+    if tree is None or len(tree.body) != 1 or source.code.rstrip().endswith(":"):
+        return False
+    inner = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.IfExp, ast.BoolOp)
+    if any(isinstance(node, inner) for node in ast.walk(tree)):
+        return False
+    statement = tree.body[0]
+    if isinstance(statement, (ast.Return, ast.AugAssign)):
+        return True
+    before = dict(source.context).get(source.line - 1, "").partition("#")[0].rstrip()
+    return isinstance(statement, ast.Assign) and not before.endswith(("(", "[", "{", ",", "\\"))
+
+
+def _new_name(source: Source) -> str:
+    taken = set(re.findall(r"\w+", " ".join([source.code, *(text for _, text in source.context)])))
+    return next(name for name in (f"operand{'_' * i}" for i in range(len(taken) + 1)) if name not in taken)

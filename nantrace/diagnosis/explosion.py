@@ -10,6 +10,7 @@ from .numbers import limits, show
 from .rates import clipping
 from .reading import dtype_of
 from .reuse import Through, reused, through_depth, through_time
+from .rewriting import submodule
 from .updates import large_before
 
 _BOUNDED = 1e6  # forward values up to here are no sign of divergence
@@ -82,7 +83,7 @@ def for_explosion(snapshot: Snapshot, found: Explosion) -> tuple[Remedy, ...]:
     weights = Remedy(
         "Initialise the weights so that their largest singular value (spectral radius) is about 1: orthogonal "
         "initialisation, or spectral_norm; a gated cell (LSTM, GRU) or a residual connection bounds the product too.",
-        f"nn.init.orthogonal_(model.{own}.weight)" if own else None,
+        f"nn.init.orthogonal_({submodule(own)}.weight)" if own else None,
     )
     advice = [clip, weights] if finite and found.through.kind == "gradient" else [weights, clip]
     if calls is not None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from math import inf
 
 from ..model import Change, Op, Origin, Remedy, Snapshot
-from .edits import Edit, Spot, line_of, parsed, spot_of
+from .edits import Edit, line_of
 from .reading import dtype_of, forward_op, maker, readers
-from .rewriting import atom, operand_text
+from .rewriting import atom, operand_text, parsed
+from .spots import Spot, spot_of
 from .widening import id_of
 
 EXPONENTIALS = frozenset({"exp", "exp2", "expm1", "sinh", "cosh"})
@@ -273,6 +274,4 @@ def _with_operand(spot: Spot | None, template: str) -> Edit | None:
 
 
 def _remedy(text: str, edit: Edit | None, snippet: str, change: Change | None) -> Remedy:
-    if edit is None:
-        return Remedy(text, snippet, change=change)
-    return Remedy(text, edit.code, change=change, replaces=edit.replaces)
+    return (edit or Edit(snippet)).remedy(text, change)

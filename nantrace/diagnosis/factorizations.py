@@ -6,7 +6,7 @@ import re
 from math import inf
 
 from ..model import Cause, Origin, Remedy, Snapshot, TensorSummary
-from .editing import Edit, change, edit_call, edit_operand
+from .edits import Edit, change, edit_call, edit_operand
 from .finding import Finding
 from .numbers import limits, plural, show, show_index
 from .reading import generated_at, made_nan, makers, summary

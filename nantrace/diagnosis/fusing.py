@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from ..model import Op, Origin, Remedy, Snapshot, Source
-from .editing import Edit, change, edit_at, is_plain
+from .edits import Edit, change, edit_at, is_plain
 from .reading import PLUMBING, makers
 from .rewriting import atom, call_of, span_of
 

@@ -6,7 +6,7 @@ import ast
 from math import inf
 
 from ..model import Change, Origin, Remedy, Snapshot, Source
-from .editing import Edit, change, edit_bound, edit_operand, frame_of
+from .edits import Edit, change, edit_bound, edit_operand, frame_of
 from .numbers import inside_one, margin
 from .reading import dtype_of, main_operand, op_by_id, operand, summary
 from .rewriting import Call, atom, call_of, operand_text, parsed, span_of

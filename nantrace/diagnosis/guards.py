@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 
 from ..model import Origin, Remedy, Snapshot
-from .editing import Edit, called_with, change, guarded, is_plain, keyword_edit
+from .edits import Edit, called_with, change, guarded, is_plain
+from .keywords import keyword_edit
 from .numbers import number, show
 from .reading import readers
 from .rewriting import Call, atom, call_of

@@ -6,9 +6,11 @@ import ast
 
 from ..model import BadSource, IndexFacts, Origin, Remedy, Snapshot
 from .data_remedies import for_parameter
-from .edits import Edit, Spot, is_number, line_of, number_replaced, parsed, spot_of, with_keyword
+from .edits import Edit, line_of
+from .keywords import number_replaced, with_keyword
 from .numbers import show
-from .rewriting import operand_text
+from .rewriting import is_number, operand_text, parsed
+from .spots import Spot, spot_of
 
 
 def for_range(snapshot: Snapshot, facts: IndexFacts) -> tuple[Remedy, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isinf, isnan
 
 from ..model import Cause, OperandValue, Origin, Remedy, Snapshot
-from .editing import Edit, change, edit_operand, frame_of, is_plain
+from .edits import Edit, change, edit_operand, frame_of, is_plain
 from .finding import Finding
 from .numbers import plural, show
 from .reading import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import inf, isnan
 
 from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
-from .editing import change, edit_operand, edit_result, eps_of_call
+from .edits import change, edit_operand, edit_result
 from .finding import Finding
 from .fusing import fused
+from .keywords import eps_of_call
 from .numbers import inside_one, margin, plural, show
 from .reading import (
     dtype_of,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from math import isinf
 
-from ..model import Change, OptimizerFacts, Remedy, Snapshot, Source
-from .edits import before, with_keyword
+from ..model import Change, OptimizerFacts, Remedy, Snapshot
+from .edits import Edit, line_of
+from .keywords import with_keyword
 from .numbers import COARSE, number, show
 
 _STEP = 0.01  # weights are of the order of 1 and less
@@ -40,10 +42,8 @@ def for_broken_setting(snapshot: Snapshot, facts: OptimizerFacts, name: str) -> 
     change = Change("setting", name=name, values=(healthy,))
     text = f"{text} The last healthy step had {name}={show(healthy)}."
     cap = f'for group in {{}}.param_groups:\n    group["{name}"] = min(group["{name}"], {healthy!r})'
-    edit = before(_source(snapshot), "step", cap) if value is not None and isinf(value) and value > 0 else None
-    if edit is None:
-        return (Remedy(text, f"{facts.type}(..., {name}={healthy!r})", change=change),)
-    return (Remedy(text, edit.code, change=change, replaces=edit.replaces),)
+    edit = _before_the_step(snapshot, cap) if value is not None and isinf(value) and value > 0 else None
+    return ((edit or Edit(f"{facts.type}(..., {name}={healthy!r})")).remedy(text, change),)
 
 
 def for_large_update(snapshot: Snapshot, facts: OptimizerFacts, rate: float, size: float) -> tuple[Remedy, ...]:
@@ -52,23 +52,23 @@ def for_large_update(snapshot: Snapshot, facts: OptimizerFacts, rate: float, siz
     text = f"Lower the learning rate: at {lower} a gradient of {show(size)} moves its element by {show(_STEP)}."
     slower = _setting(facts, "lr", lower, text, f"lr={lower}")
     clip = f"torch.nn.utils.clip_grad_norm_({_PARAMETERS}, max_norm={bound})"
-    edit = before(_source(snapshot), "step", clip)
+    edit = _before_the_step(snapshot, clip)
     change = Change("clip", values=(float(bound),))
     words = f"Or clip the gradient norm before the step: with lr={show(rate)}, to {bound}."
-    if edit is None:
-        clipped = Remedy(words, f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={bound})", change=change)
-    else:
-        clipped = Remedy(words, edit.code, change=change, replaces=edit.replaces)
-    return (slower, clipped)
+    clipped = edit or Edit(f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={bound})")
+    return (slower, clipped.remedy(words, change))
 
 
 def _setting(facts: OptimizerFacts, name: str, value: str, text: str, snippet: str) -> Remedy:
     change = Change("setting", name=name, values=(float(value),))
     edit = with_keyword(facts.made, facts.type, name, value)
-    if edit is None:
-        return Remedy(text, f"{facts.type}(model.parameters(), {snippet})", change=change)
-    return Remedy(text, edit.code, change=change, replaces=edit.replaces)
+    return (edit or Edit(f"{facts.type}(model.parameters(), {snippet})")).remedy(text, change)
 
 
-def _source(snapshot: Snapshot) -> Source | None:
-    return snapshot.origin.source if snapshot.origin is not None else None
+def _before_the_step(snapshot: Snapshot, template: str) -> Edit | None:
+    """Lines put before a line that is nothing but a call of the optimizer's `step`; {} is the optimizer."""
+    frame = line_of(snapshot.origin.source) if snapshot.origin is not None else None
+    found = re.fullmatch(r"([A-Za-z_][\w.]*)\.step\(\)", frame.code) if frame is not None else None
+    if frame is None or found is None:
+        return None
+    return Edit(f"{template.replace('{}', found[1])}\n{frame.code}", frame)

@@ -6,12 +6,13 @@ from math import floor, inf, log10
 
 from ..model import Change, Origin, Remedy, Snapshot
 from .dtypes import roomy
-from .edits import Edit, is_number, line_of, spot_of
+from .edits import Edit, line_of
 from .exponentials import EXPONENTIALS, for_exponential
 from .magnitude import CASTS, Reach
 from .numbers import COARSE, limits, number, show
 from .reading import dtype_of, element, forward_op, operand, summary
-from .rewriting import atom, operand_text
+from .rewriting import atom, is_number, operand_text
+from .spots import spot_of
 from .widening import PRODUCTS, id_of, in_wider, lets_through, where, whole_step
 
 _SQUARES = frozenset({"square", "norm", "linalg_vector_norm", "var", "std", "mse_loss"})
@@ -247,6 +248,4 @@ def _for_mask(snapshot: Snapshot, origin: Origin, dtype: str) -> list[Remedy]:
 
 
 def _remedy(text: str, edit: Edit | None, snippet: str, change: Change | None) -> Remedy:
-    if edit is None:
-        return Remedy(text, snippet, change=change)
-    return Remedy(text, edit.code, change=change, replaces=edit.replaces)
+    return (edit or Edit(snippet)).remedy(text, change)

@@ -8,10 +8,13 @@ from math import inf, log
 from ..model import Change, Op, Origin, Remedy, Snapshot
 from .division import denominator
 from .dtypes import finer, would_keep
-from .edits import Edit, Spot, is_number, number_replaced, spot_of, spot_of_op
+from .edits import Edit
 from .exponentials import for_exponential
+from .keywords import number_replaced
 from .numbers import COARSE, inside_one, limits, number, show
 from .reading import dtype_of, forward_op, makers
+from .rewriting import is_number
+from .spots import Spot, spot_of, spot_of_op
 from .widening import as_origin, in_wider, where
 
 _DIVIDING = frozenset({"div", "true_divide", "reciprocal"})

@@ -7,7 +7,7 @@ remedy then shows a generic snippet rather than a wrong edit.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..model import Origin, Source
 
@@ -83,6 +83,14 @@ class Call:
         """The line with one operand written anew."""
         return self._with(self.spans[position], text)
 
+    def with_operands(self, templates: dict[int, str]) -> str:
+        """The line with several operands, each put into its template's {}."""
+        line = self.line
+        for position in sorted(templates, key=lambda at: self.spans[at], reverse=True):
+            text = filled(templates[position], self.operand(position) or "")
+            line = replace(self, line=line).with_operand(position, text)
+        return line
+
     def with_call(self, text: str) -> str:
         """The line with the whole op written anew."""
         return self._with(self.span, text)
@@ -117,6 +125,12 @@ def operand_text(origin: Origin, position: int, otherwise: str) -> str:
     return (call.operand(position) if call is not None else None) or otherwise
 
 
+def submodule(path: str) -> str:
+    """A module of the model as code gets it: "blocks.0.norm" is model.blocks[0].norm."""
+    parts = path.split(".") if path else []
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
+
+
 def rewritten(origin: Origin, position: int, template: str, otherwise: str) -> str:
     """The user's line with an operand put into the template's {}; else the generic snippet."""
     call = call_of(origin)
@@ -135,7 +149,7 @@ def with_template(call: Call, position: int, template: str) -> str | None:
 
 def filled(template: str, text: str) -> str:
     """The template with the text in the place of each {}."""
-    compound = any(mark in template for mark in ("{}.", "{} ", " {}", "-{}"))
+    compound = any(mark in template for mark in ("{}.", "{}[", "{} ", " {}", "-{}"))
     return template.replace("{}", atom(text) if compound else text)
 
 
@@ -165,6 +179,14 @@ def unclamped(text: str) -> str:
             return text[slice(*span_of(text, inner))] if all(_is_number(bound) for bound in bounds) else text
         case _:
             return text
+
+
+def is_number(text: str | None) -> bool:
+    """Whether an operand's text is a plain number."""
+    try:
+        return text is not None and _is_number(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError):
+        return False
 
 
 def _is_number(node: ast.expr) -> bool:

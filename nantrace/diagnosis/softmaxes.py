@@ -7,8 +7,9 @@ import re
 from math import inf
 
 from ..model import Cause, Change, Op, Origin, Remedy, Snapshot
-from .editing import Edit, change, edit_operand, frame_of, is_plain, keyword_edit
+from .edits import Edit, change, edit_operand, frame_of, is_plain
 from .finding import Finding
+from .keywords import keyword_edit
 from .numbers import limits, number, plural, show_index
 from .reading import (
     PLUMBING,

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..model import Change, Op, Origin, Remedy, Snapshot
-from .edits import Edit, Spot, is_number, other_calls, spot_of
+from .edits import Edit
 from .numbers import COARSE
 from .reading import forward_op, readers
+from .rewriting import is_number
+from .spots import Spot, other_calls, spot_of
 
 # Ops that autocast runs in half precision, and that refuse operands of two dtypes outside it.
 PRODUCTS = frozenset(
