@@ -82,11 +82,12 @@ def _train(path: Path, watch: Any) -> list[float]:
             if isinstance(loss, Tensor):
                 losses.append(float(loss.detach()))
                 assert torch.isfinite(loss).all(), f"step {i}: the loss is {losses[-1]}"
-            _assert_finite(models, i)
+            assert_finite(models, i)
     return losses
 
 
-def _assert_finite(models: Iterable[nn.Module], step: int) -> None:
+def assert_finite(models: Iterable[nn.Module], step: int) -> None:
+    """Fails where a parameter or a gradient is not finite."""
     for model in models:
         for name, parameter in model.named_parameters():
             gradient = parameter.grad
