@@ -45,7 +45,14 @@ def _tried(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, ..
         replace(remedy, verified=known.get(remedy.change)) if remedy.change is not None else remedy
         for remedy in remedies
     ]
-    return tuple(sorted(told, key=lambda remedy: {True: 0, None: 1, False: 2}[remedy.verified]))
+    told.sort(key=lambda remedy: {True: 0, None: 1, False: 2}[remedy.verified])
+    return (*(_on_its_own(first) for first in told[:1]), *told[1:])
+
+
+def _on_its_own(remedy: Remedy) -> Remedy:
+    """The remedy as the first one: not "Or clamp it", for what it is the alternative to comes after it."""
+    text = remedy.text.removeprefix("Or ").removeprefix("Better, ")
+    return replace(remedy, text=text[:1].upper() + text[1:])
 
 
 def _in_context(snapshot: Snapshot, finding: Finding) -> Finding:

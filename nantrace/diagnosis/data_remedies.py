@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 
 from ..model import BadSource, Change, Frame, Origin, Remedy, Snapshot
 from .edits import Edit, line_of, lines_of
@@ -45,8 +46,9 @@ def for_missing_label(snapshot: Snapshot, source: BadSource, name: str) -> tuple
     )
     select, fill = _selected(snapshot, spot, name), _agreed(snapshot, spot, name)
     # Where the terms stay apart, what is selected has another shape than the mask that comes after.
-    whole = _stays_elementwise(origin)
-    return (fill, select, find) if whole else (select, fill, find)
+    if _stays_elementwise(origin):
+        return (fill, replace(select, replaces=None), find)
+    return (select, fill, find)
 
 
 def for_parameter(source: BadSource) -> Remedy:
@@ -213,11 +215,15 @@ def _agreed(snapshot: Snapshot, spot: Spot | None, name: str) -> Remedy:
         return Remedy(text, f"{name} = torch.where({name}.isfinite(), {name}, pred.detach())", change=change)
     position = _target(spot)
     prediction, target = spot.operand(1 - position) or "pred", spot.operand(position) or name
-    filled = f"torch.where({atom(target)}.isfinite(), {target}, {atom(prediction)}.detach())"
+    filled = f"torch.where({atom(target)}.isfinite(), {target}, {_detached(prediction)})"
     edit = spot.with_operand(position, filled) if "(" not in prediction else None  # a model is not called twice
     if edit is None:
         return Remedy(text, f"{target} = {filled}", change=change)
     return Remedy(text, edit.code, change=change, replaces=edit.replaces)
+
+
+def _detached(prediction: str) -> str:
+    return prediction if prediction.endswith(".detach()") else f"{atom(prediction)}.detach()"
 
 
 def _label_change(snapshot: Snapshot, act: str) -> Change | None:

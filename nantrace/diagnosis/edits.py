@@ -60,8 +60,11 @@ def edit_operand(origin: Origin, position: int, template: str, otherwise: str) -
     if call is None or origin.source is None:
         return Edit(otherwise)
     text = call.operand(position)
-    if text is not None and template.count("{}") > 1 and not is_plain(text):
-        return _named_first(origin.source, call, position, template) or Edit(otherwise)
+    times = template.count("{}") if text is not None else 0
+    if text is not None and (times > 1 and not is_plain(text) or times > 2 and atom(text) != text):
+        first = _named_first(origin.source, call, position, template)
+        if first is not None or not is_plain(text):
+            return first or Edit(otherwise)
     line = with_template(call, position, template)
     return Edit(line, frame_of(origin.source, call)) if line is not None else Edit(otherwise)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from math import inf
+from math import exp, inf
 
 from ..model import Change, Op, Origin, Remedy, Snapshot
 from .edits import Edit, line_of
@@ -14,7 +14,8 @@ from .spots import Spot, spot_of
 from .widening import id_of
 
 EXPONENTIALS = frozenset({"exp", "exp2", "expm1", "sinh", "cosh"})
-_SOFT = 5.0  # exp(5) = 148: the usual bound of a flow's scale
+_SOFT = 5.0  # exp(5) = 148
+_SOFT_REPEATED = 2.0  # exp(2) = 7.4, as coupling layers bound their scales: a few of them are multiplied
 _HARD = {"float16": 8.0, "float64": 200.0}
 _LOG_VARIANCE = (-30.0, 20.0)  # as diffusion and VAE libraries bound it
 _TEMPERATURE = 4.6  # log(100), the bound of a contrastive model's temperature
@@ -41,15 +42,33 @@ def for_exponential(snapshot: Snapshot, origin: Origin) -> list[Remedy]:
 
 def _tanh(snapshot: Snapshot, origin: Origin) -> Remedy:
     x, op = operand_text(origin, 0, "x"), id_of(snapshot)
-    template = f"{_SOFT:g} * torch.tanh({{}} / {_SOFT:g})"
-    edit = _with_operand(spot_of(origin), template.replace("{}", atom(x)))
+    repeated = _multiplies_repeatedly(snapshot, origin)
+    bound = _SOFT_REPEATED if repeated else _SOFT
+    bounded = f"{bound:g} * torch.tanh({atom(x)} / {bound:g})"
+    many = ", so that several of them in a row stay in range" if repeated else ""
     return _remedy(
-        f"Bound the exponent, {x}, smoothly before exp: {_SOFT:g} * tanh({x} / {_SOFT:g}) keeps the scale below "
-        f"exp({_SOFT:g}) = 148 and, unlike a clamp, keeps a gradient on the way there.",
-        edit,
-        f"torch.exp({_SOFT:g} * torch.tanh({atom(x)} / {_SOFT:g}))",
-        Change("tanh", op, _name(snapshot), (_SOFT,)) if op is not None else None,
+        f"Bound the exponent smoothly before exp: {bound:g} * tanh(x / {bound:g}) keeps the factor below "
+        f"exp({bound:g}) = {exp(bound):.2g}{many}, and, unlike a clamp, keeps a gradient on the way there.",
+        _with_operand(spot_of(origin), bounded),
+        f"torch.exp({bounded})",
+        Change("tanh", op, _name(snapshot), (bound,)) if op is not None else None,
     )
+
+
+def _multiplies_repeatedly(snapshot: Snapshot, origin: Origin) -> bool:
+    """Whether several such factors are multiplied: by the layers of a flow, or by the steps of a recurrence."""
+    products = [op for op in readers(snapshot, depth=3) if op.name == "mul"]
+    line = origin.source
+    lines = [
+        op
+        for op in snapshot.ops
+        if op.name == origin.op
+        and op.phase != "backward"
+        and op.source is not None
+        and line is not None
+        and (op.source.file, op.source.line) == (line.file, line.line)
+    ]
+    return bool(products) and (len(lines) > 1 or len(products) > 1)
 
 
 def _clamp(snapshot: Snapshot, origin: Origin) -> Remedy:
@@ -58,7 +77,7 @@ def _clamp(snapshot: Snapshot, origin: Origin) -> Remedy:
     call = f"clamp(max={high:g})" if low == -inf else f"clamp({low:g}, {high:g})"
     edit = _with_operand(spot_of(origin), "{}." + call)
     return _remedy(
-        f"Bound the exponent, {x}, with a clamp before {origin.op}; where it bites there is no gradient.",
+        f"Bound the exponent with a clamp before {origin.op}; where it bites there is no gradient.",
         edit,
         f"torch.{origin.op}({atom(x)}.{call})",
         Change("clamp", op, _name(snapshot), (low, high)) if op is not None else None,

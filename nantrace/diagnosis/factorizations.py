@@ -41,7 +41,7 @@ def refused_factorization(snapshot: Snapshot) -> Finding | None:
     if origin.inputs:
         evidence.append(_matrix(origin, origin.inputs[0], reason))
     certain = "certain" if origin.inputs else "likely"
-    return Finding(Cause.DOMAIN, certain, tuple(evidence), _jitter(snapshot, origin))
+    return Finding(Cause.DOMAIN, certain, tuple(evidence), jittered(snapshot, origin))
 
 
 def log_determinant(snapshot: Snapshot) -> Finding | None:
@@ -63,7 +63,7 @@ def log_determinant(snapshot: Snapshot) -> Finding | None:
         made = "negative" if made_nan(origin) else "zero"
         text = f"the determinant is {made}{', so the matrix is singular' if made == 'zero' else ''}"
         evidence = (_matrix(origin, given, f"has no log-determinant: {text}"),)
-        return Finding(Cause.LOG_DOMAIN, "certain" if certain else "likely", evidence, _jitter(snapshot, origin))
+        return Finding(Cause.LOG_DOMAIN, "certain" if certain else "likely", evidence, jittered(snapshot, origin))
     if origin.op == "where" and _logdet_called(origin):
         return _negative_determinant(snapshot, origin)
     return None
@@ -90,7 +90,7 @@ def _singular(snapshot: Snapshot) -> Finding | None:
         count = sum(found.nonfinite for found in origin.outputs[:1])
         evidence.append(f"{plural(count, 'value')} that {origin.op} made of finite operands are not finite")
     sure = "certain" if pivot or at is not None else "likely"
-    return Finding(Cause.DOMAIN, sure, tuple(evidence), _jitter(snapshot, origin))
+    return Finding(Cause.DOMAIN, sure, tuple(evidence), jittered(snapshot, origin))
 
 
 def _given(origin: Origin) -> TensorSummary | None:
@@ -144,7 +144,7 @@ def _matrix(origin: Origin, given: TensorSummary, told: str) -> str:
     return f"{operand_text(origin, 0, 'A')} {told}: {given.dtype}[{shape}], {show(ends[0])} .. {show(ends[1])}"
 
 
-def _jitter(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
+def jittered(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
     """A multiple of the identity on the matrix: half of the dtype's digits of its largest entry."""
     given = _given(origin)
     grain = limits(given.dtype) if given is not None else None

@@ -8,8 +8,9 @@ from math import inf
 from ..model import Change, Origin, Remedy, Snapshot, Source
 from .edits import Edit, change, edit_bound, edit_operand, frame_of
 from .numbers import inside_one, margin
-from .reading import dtype_of, main_operand, op_by_id, operand, summary
+from .reading import dtype_of, main_operand, maker, op_by_id, operand, summary
 from .rewriting import Call, atom, call_of, operand_text, parsed, span_of
+from .widening import as_origin
 
 _OF_ONE = ("sqrt", "rsqrt", "pow", "float_power", "log", "log2", "log10", "log1p", "reciprocal")
 _SPECTRAL_GAP = "1e-4"
@@ -40,6 +41,20 @@ def for_root(snapshot: Snapshot, origin: Origin, op: str) -> tuple[Remedy, ...]:
         )
         return (edit.remedy(told, change(snapshot, "clamp", "self", bound, inf)),)
     return _in_custom_backward(snapshot, origin, op)
+
+
+def root_above(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
+    """The operand of the root that made a denominator of 0: its own derivative is infinite there as well."""
+    made = maker(snapshot, "other") if origin.op in ("div", "true_divide") else None
+    moved = as_origin(snapshot, made) if made is not None and made.name == "sqrt" else None
+    if made is None or moved is None or moved.origin is None:
+        return ()
+    edit = edit_operand(moved.origin, 0, "{}.clamp_min(1e-12)", "torch.sqrt(x.clamp_min(1e-12))")
+    told = (
+        "Keep the root that makes the denominator away from 0, by a small eps (1e-12) inside it: at 0 the derivative "
+        "of the root is infinite too, so a guard of the division alone is not enough."
+    )
+    return (edit.remedy(told, Change("clamp", made.id, "self", (1e-12, inf))),) if edit.replaces is not None else ()
 
 
 def _raised(origin: Origin, low: str, otherwise: str) -> Edit:

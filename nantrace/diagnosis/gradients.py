@@ -8,7 +8,7 @@ from ..model import Cause, Origin, Remedy, Snapshot, Status
 from .division import denominator
 from .domains import domain_remedies
 from .finding import Finding
-from .gradient_remedies import double_where, for_root, separated
+from .gradient_remedies import double_where, for_root, root_above, separated
 from .hidden import mask_after
 from .numbers import plural, show, show_index
 from .reading import derivative_at, element, holds_zero, main_operand, op_by_id, readers
@@ -82,7 +82,10 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
         Cause.MASKED_GRADIENT,
         confidence,
         tuple(evidence),
-        tuple(dict.fromkeys((double_where(snapshot, origin), *_for_slope(snapshot, origin))))[:2],
+        (
+            *root_above(snapshot, origin),
+            *dict.fromkeys((double_where(snapshot, origin), *_for_slope(snapshot, origin))),
+        )[:2],
     )
 
 

@@ -6,6 +6,7 @@ from math import inf, isnan
 
 from ..model import Cause, Change, Origin, Remedy, Snapshot, TensorSummary
 from .edits import change, edit_operand, edit_result
+from .factorizations import jittered
 from .finding import Finding
 from .fusing import fused
 from .keywords import eps_of_call
@@ -22,6 +23,7 @@ from .reading import (
     makers,
 )
 from .rewriting import atom, operand_text
+from .widening import as_origin
 
 _LOGARITHMS = {"log": 0.0, "log2": 0.0, "log10": 0.0, "log1p": -1.0}
 
@@ -123,11 +125,21 @@ def _for_log(snapshot: Snapshot, origin: Origin, *, position: int = 0) -> tuple[
             "cannot saturate."
         )
         return (both, Remedy(text, "F.binary_cross_entropy_with_logits(logits, target)"))
+    singular = _singular(snapshot, operand)
+    if singular:
+        return (*singular[:1], bounded, *singular[1:])
     one = fused(snapshot, origin) if position == 0 and origin.op == "log" else None
     if one is not None:
         # An edit of the line comes before a snippet, also where the snippet is the better advice.
         return (one, bounded) if one.replaces is not None else (bounded, one)
     return (bounded, *_besides(made, underflowed=_underflowed(snapshot, operand)))
+
+
+def _singular(snapshot: Snapshot, operand: str) -> tuple[Remedy, ...]:
+    """A zero on the diagonal of a factor: it is the matrix that was singular."""
+    made = next((op for op in makers(snapshot, operand, depth=4) if op.name.startswith("linalg_cholesky")), None)
+    moved = as_origin(snapshot, made) if made is not None else None
+    return jittered(moved, moved.origin) if moved is not None and moved.origin is not None else ()
 
 
 def _bounded(snapshot: Snapshot, origin: Origin, position: int, operand: str, eps: str, inside: str) -> Remedy:

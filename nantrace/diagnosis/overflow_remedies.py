@@ -215,7 +215,7 @@ def _mask_operand(origin: Origin, dtype: str) -> str | None:
     end = limits(dtype)
     if end is None or origin.op not in ("add", "sub", "rsub", "baddbmm", "addmm"):
         return None
-    names = ("other", "self") if origin.op in ("add", "sub", "rsub") else ("self",)
+    names = ("other", "self") if origin.op == "add" else ("other",) if origin.op == "rsub" else ("self",)
     for name in names:
         at, whole = element(origin, name), summary(origin, name)
         lowest = at if at is not None else whole.min if whole is not None else None

@@ -90,10 +90,10 @@ def in_wider(snapshot: Snapshot, origin: Origin, dtype: str) -> Remedy:
     edit = _edit(snapshot, origin, dtype)
     if edit is not None:
         return Remedy(text, edit.code, change=change, replaces=edit.replaces)
-    snippet = f"out = {origin.op}(x.{_CAST[dtype]})"
+    snippet = f"x = x.{_CAST[dtype]}  # before this {origin.op}"
     if origin.op in PRODUCTS and dtype == "float32":
         block = f'with torch.autocast("{device_of(origin)}", enabled=False):'
-        snippet = f"{block}\n    {snippet}  # the module's parameters in float32 too"
+        snippet = f"{block}\n    out = module.float()(x.float())"
     return Remedy(text, snippet, change=change)
 
 

@@ -8,7 +8,7 @@ from ..model import Example, OperandValue, Origin, Snapshot, Source, TensorSumma
 from . import numbers
 from .harmless import harmless, shorten
 from .limits import ROOMY, Limits
-from .spelling import operand_names, role
+from .spelling import operand_names, role, source_name
 from .story import CodeBlock, CodeLine, OperandLine, Operands
 from .words import is_bad, name, place
 
@@ -42,7 +42,7 @@ def operand_lines(snapshot: Snapshot, limits: Limits = ROOMY) -> Operands | None
     lines: list[OperandLine] = []
     source = snapshot.source_value
     if source is not None:
-        spelled = f"{name(source.name, _NAME)}{numbers.element(source.index)}"
+        spelled = f"{name(source_name(snapshot), _NAME)}{numbers.element(source.index)}"
         facts = _facts(replace(source.summary, label=""))  # its name says it already
         lines.append(OperandLine(spelled, numbers.number(source.value), facts, "bad"))
     elif snapshot.origin is not None:
@@ -61,6 +61,7 @@ def _origin_lines(snapshot: Snapshot, origin: Origin, most: int) -> list[Operand
     for summary in summaries.values():
         shown = _spelled(summary.name, spelled)
         lines.append(OperandLine(shown, "", _facts(summary)))
+    lines = list(dict.fromkeys(lines))  # x * x has one operand
     if len(lines) > most:
         # The first operand and the last ones: a derivative's own operands come after the forward op's.
         left = OperandLine("...", "", f"{numbers.counted(len(lines) - most, 'more operand')}", "dim")

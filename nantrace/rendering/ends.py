@@ -11,6 +11,7 @@ from .codeblock import operand_lines
 from .harmless import cut, shorten
 from .limits import TIGHT
 from .picture import Box, Link
+from .spelling import source_name
 from .words import expression, holding, module, name, noticed, place
 
 _FACT = 46  # columns of a line in a box
@@ -87,9 +88,11 @@ def _source(snapshot: Snapshot, first: str, ends: Ends) -> str:
     source = snapshot.source_value
     assert source is not None
     held = f"{numbers.shape(source.summary)}, {holding(source.summary)}"
-    spelled = f"{name(source.name, 36)}{numbers.element(source.index)} = {numbers.number(source.value)}"
+    spelled = f"{name(source_name(snapshot), 36)}{numbers.element(source.index)} = {numbers.number(source.value)}"
     lines = ("ORIGIN: not finite when it came in", spelled, held)
-    ends.boxes.append(Box("source", f"{source.kind} {name(source.name, 40)}", lines, look="generated", origin=True))
+    ends.boxes.append(
+        Box("source", f"{source.kind} {name(source_name(snapshot), 40)}", lines, look="generated", origin=True)
+    )
     if first:
         ends.links.append(Link("source", first, (), kind_of(source.summary)))
     return first or "source"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..model import Cause, Diagnosis, Example, Origin, Snapshot
 from .harmless import prose, shorten
 from .numbers import element, headline_number, number
-from .spelling import role
+from .spelling import role, source_name
 from .story import Headline
 from .words import expression, module, name, place, step_name, symptom_name, value_of
 
@@ -105,7 +105,7 @@ def _birth(snapshot: Snapshot, origin: Origin, diagnosis: Diagnosis) -> str:
 def _from_outside(snapshot: Snapshot) -> str:
     source = snapshot.source_value
     assert source is not None
-    spelled = f"{name(source.name)}{element(source.index)}"
+    spelled = f"{name(source_name(snapshot))}{element(source.index)}"
     if source.kind in ("parameter", "buffer"):
         since = source.since_step
         early = since is not None and since < snapshot.step

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .breaking import broken
 from .harmless import cells, cut, shorten, wrapped
 from .numbers import counted
 from .story import (
@@ -200,4 +201,7 @@ def _fix(fix: Fix, width: int, glyphs: Glyphs) -> Iterator[Line]:
     yield from ((Span(f"   {text}"),) for text in rest)
     if fix.place:
         yield (Span(f"       {cut(fix.place, width - 7, glyphs.ellipsis)}", "dim"),)
-    yield from ((Span(f"       {cut(code, width - 7, glyphs.ellipsis)}", "code"),) for code in fix.code)
+    for code in fix.code:
+        # Code is there to be taken over: it is broken where Python lets a line end, and cut only where it does not.
+        for line in broken(code, width - 7):
+            yield (Span(f"       {cut(line, width - 7, glyphs.ellipsis)}", "code"),)

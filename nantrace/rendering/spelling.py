@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 
+from ..model import Snapshot
+
 _LONGEST = 28
 _OPERATORS: dict[type[ast.operator], frozenset[str]] = {
     ast.Div: frozenset({"div", "true_divide"}),
@@ -46,6 +48,15 @@ def operand_names(expression: str, op: str) -> dict[str, str]:
             return _named({"self": left, second: right})
         case _:
             return {}
+
+
+def source_name(snapshot: Snapshot) -> str:
+    """The user's word for a label that came in bad: `returns`, where only ATen's role of it was recorded."""
+    source, origin = snapshot.source_value, snapshot.origin
+    found = source.name if source is not None else ""
+    if source is None or source.kind != "label" or origin is None or origin.source is None:
+        return found
+    return operand_names(origin.source.expression, origin.op).get(found, found)
 
 
 def _named(operands: dict[str, ast.expr]) -> dict[str, str]:

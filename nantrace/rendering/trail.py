@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..model import Op, Snapshot
 from .limits import ROOMY, Limits
 from .numbers import counted
+from .spelling import source_name
 from .story import Fold, PathLine, Trail
 from .words import holding, name, noticed, place, state
 
@@ -16,11 +17,11 @@ def trail(snapshot: Snapshot, path: Sequence[Op], limits: Limits = ROOMY) -> Tra
     lines: list[PathLine | Fold] = []
     source = snapshot.source_value
     if source is not None:
-        lines.append(PathLine("origin", f"{source.kind} {name(source.name)}", state=holding(source.summary)))
+        lines.append(PathLine("origin", f"{source.kind} {name(source_name(snapshot))}", state=holding(source.summary)))
     origin_id = snapshot.origin.id if snapshot.origin is not None and source is None else None
     forward = {op.id: op for op in snapshot.ops}
     before: tuple[str | None, bool] | None = None
-    for stop in _folded(path, limits.path_head, limits.path_tail):
+    for stop in _folded(_once(path), limits.path_head, limits.path_tail):
         if isinstance(stop, Fold):
             lines.append(stop)
             continue
@@ -33,6 +34,17 @@ def trail(snapshot: Snapshot, path: Sequence[Op], limits: Limits = ROOMY) -> Tra
     if not lines and snapshot.origin is not None:
         lines.append(_origin_alone(snapshot))
     return Trail((*lines, PathLine("end", noticed(snapshot.symptom))))
+
+
+def _once(path: Sequence[Op]) -> list[Op]:
+    """The path with one stop for the several ops of one derivative, where they hold the same."""
+    told: list[Op] = []
+    for op in path:
+        last = told[-1] if told else None
+        same = last is not None and op.phase == "backward" == last.phase and op.forward_id == last.forward_id
+        if last is None or not same or op.forward_id is None or state(op) != state(last):
+            told.append(op)
+    return told
 
 
 def _what(op: Op, ops: Mapping[int, Op]) -> str:
