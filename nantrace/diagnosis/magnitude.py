@@ -11,7 +11,7 @@ from math import fsum, isfinite, log, log10
 
 from ..model import OperandValue, Origin, TensorSummary
 from .numbers import limits, log_of, number, show, show_index, show_power
-from .reading import dtype_of, element, main_element, main_operand, main_summary, summary
+from .reading import dtype_of, element, main_element, main_operand, main_summary, operand, summary
 
 _EXPONENTIALS = {"exp": 1 / log(10), "exp2": log10(2), "expm1": 1 / log(10), "sinh": 1 / log(10), "cosh": 1 / log(10)}
 CASTS = frozenset({"to", "to_copy", "copy", "half", "bfloat16", "convert_element_type"})
@@ -19,6 +19,7 @@ _PRODUCTS = frozenset(
     {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul", "linear", "einsum"}
 )
 _SQUARES = frozenset({"norm", "linalg_vector_norm", "frobenius_norm", "var", "std", "var_mean", "std_mean", "mse_loss"})
+_NORMALIZING = frozenset({"layer_norm", "group_norm", "batch_norm", "instance_norm", "cudnn_batch_norm"})
 _SUMS = frozenset({"sum", "mean", "cumsum", "nansum", "nanmean", "logcumsumexp", "l1_loss", "trace"})
 
 
@@ -56,6 +57,8 @@ def reach(origin: Origin) -> Reach | None:
         return _repeated_product(origin)
     if op in _SUMS or op in _SQUARES:
         return _reduction(origin)
+    if op in _NORMALIZING:
+        return _variance(origin)
     if op.startswith(("convolution", "conv", "cudnn_convolution", "mkldnn_convolution")):
         return _convolution(origin)
     return None
@@ -217,6 +220,21 @@ def _reduction(origin: Origin) -> Reach | None:
     return Reach(
         f"{whole.numel} values up to {show(whole.absmax)} in {name} can add up to {show_power(power)}", power, False
     )
+
+
+def _variance(origin: Origin) -> Reach | None:
+    """The squares of what a normalisation divides by the spread of; statistics are taken in float32 at least."""
+    found = operand(origin, "input", "self")
+    whole = found.summary if found is not None and found.kind == "slice" else None
+    end = limits("float64" if dtype_of(origin) == "float64" else "float32")
+    if whole is None or not whole.rms or whole.nonfinite or whole.min == whole.max or end is None:
+        return None
+    power = 2 * log_of(whole.rms) + log10(whole.numel)
+    if power < log10(end.max):
+        return None
+    text = f"for the variance the squares of {whole.numel} values up to {show(whole.absmax or whole.rms)} add up to"
+    # The slice of a layer_norm is what is normalised together; that of others may hold several groups.
+    return Reach(f"{text} {show_power(power)}", power, origin.op == "layer_norm")
 
 
 def _repeated_product(origin: Origin) -> Reach | None:

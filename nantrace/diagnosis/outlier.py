@@ -8,7 +8,7 @@ from statistics import median
 
 from ..model import Snapshot
 from .numbers import plural, show
-from .updates import large_before, largest_output
+from .updates import REPLACED, large_before, largest_output, updates
 
 _TIMES = 100.0  # the usual gradient norm
 _SAME_OUTPUTS = 10.0  # times those of the steps before: the weights were still what they had been
@@ -50,5 +50,7 @@ def outlier(snapshot: Snapshot) -> Outlier | None:
 def _weights_were_sound(snapshot: Snapshot, step: int, first: int) -> bool:
     if large_before(snapshot, step) is False:
         return True
+    if any(update.step < step and update.ratio >= REPLACED for update in updates(snapshot)):
+        return False  # whatever the outputs: those weights are not the ones that gave the usual gradients
     before, at = largest_output(snapshot, first), largest_output(snapshot, step)
     return before is not None and at is not None and at <= _SAME_OUTPUTS * before

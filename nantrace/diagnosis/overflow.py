@@ -50,17 +50,21 @@ def overflow(snapshot: Snapshot) -> Finding | None:
 
 
 def overflow_in_backward(snapshot: Snapshot) -> Finding | None:
-    """A finite gradient times a finite derivative is past the largest number of the dtype.
+    """A finite gradient times a finite derivative, or the sum of two gradients, is past the end of the dtype.
 
-    Certain: the gradient that arrived and the derivative were read, and their product is past the end of the dtype.
+    Certain: the gradient that arrived and the derivative, or both gradients, were read, and their product or sum is
+    past the end of the dtype.
     Likely: only one factor or a bound is known, or the gradients that arrived are near the end of the dtype
     already.
     """
     origin = derivative_at(snapshot)
-    dtype = dtype_of(origin) if origin is not None else ""
+    derivative = op_by_id(snapshot, origin.id) if origin is not None else None
+    dtype = _dtype_in_backward(origin, derivative) if origin is not None else ""
     end = limits(dtype)
     if origin is None or end is None:
         return None
+    if derivative is not None and derivative.name == "add" and (added := _sum_of_gradients(origin)) is not None:
+        return _finding(snapshot, origin, added.text, dtype, "certain", added) if added.exceeds(dtype) else None
     local = slope(origin)
     gradient = element(origin, "grad")
     if local is not None and local.value is None:
@@ -72,7 +76,6 @@ def overflow_in_backward(snapshot: Snapshot) -> Finding | None:
             # Which factor of a product the gradient meets is not known, so that one stays likely.
             sure = "likely" if origin.op == "mul" else "certain"
             return _finding(snapshot, origin, text, dtype, sure, Reach(text, power, sure == "certain"))
-    derivative = op_by_id(snapshot, origin.id)
     if derivative is not None and derivative.phase == "backward":
         as_origin = _derivative_as_origin(derivative, origin)
         found = reach(as_origin)
@@ -117,6 +120,27 @@ def _large(origin: Origin, dtype: str) -> str:
 def _nearly(found: Reach, dtype: str) -> bool:
     end = limits(dtype)
     return end is not None and found.log > log10(end.max) - 0.5
+
+
+def _dtype_in_backward(origin: Origin, derivative: Op | None) -> str:
+    """The dtype of the gradient; the op of the backward knows it where the forward op is not recorded."""
+    made = derivative.outputs if derivative is not None else ()
+    return dtype_of(origin) or next((found.dtype for found in made if limits(found.dtype)), "")
+
+
+def _sum_of_gradients(origin: Origin) -> Reach | None:
+    """The two gradients that met where a value was used twice, added."""
+    known = origin.example.operands if origin.example is not None else ()
+    parts = [found.value for found in known if found.name == "grad" and found.value is not None]
+    if len(parts) != 2 or not all(map(isfinite, parts)):
+        return None
+    half = parts[0] / 2 + parts[1] / 2
+    if half == 0:
+        return None
+    power = log_of(half) + log10(2)
+    total = f"{2 * half:.4g}" if isfinite(2 * half) else show_power(power)
+    text = f"two gradients that are added up, {parts[0]:.4g} and {parts[1]:.4g}, make {total}"
+    return Reach(text, power, True)
 
 
 def _derivative_as_origin(derivative: Op, origin: Origin) -> Origin:

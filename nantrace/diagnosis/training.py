@@ -20,7 +20,8 @@ from .outlier import outlier
 from .overflow import overflow, overflow_in_backward
 from .rates import clipping, lowering
 from .trend import loss_trend
-from .updates import Update, divides, large_before, rate_of, swamped, told_update, too_large
+from .unexplained import known_of
+from .updates import Update, divides, large_before, rate_of, swamped, told_leap, told_update, too_large
 
 _MILLION = 1e6
 _FIRST = 100  # iterations: where a learning rate that is too high shows itself
@@ -56,20 +57,25 @@ def learning_rate(snapshot: Snapshot) -> Finding | None:
 
 
 def divergence(snapshot: Snapshot) -> Finding | None:
-    """The loss or a module's output grew a million-fold over the recorded steps, whatever op came first.
+    """The loss or a module's output grew a million-fold, or an update as long as the weights blew the outputs up.
 
-    Likely: the growth was recorded, whatever op came first, and nothing bad came in from outside.
+    Likely: it was recorded, whatever op came first, and nothing bad came in from outside. One batch whose gradient
+    stands out does not count.
     """
-    history = snapshot.history
-    loss, module = loss_growth(history), first_growing_module(history)
-    evidence = []
-    if loss is not None and loss.last / loss.first > _MILLION:
-        evidence.append(told("loss", loss, history))
-    if module is not None and module[1].last / module[1].first > _MILLION:
-        evidence.append(told(f"the output of {module[0] or 'the model'}", module[1], history))
-    if not evidence or snapshot.source_value is not None or snapshot.exception is not None:
+    if snapshot.source_value is not None or snapshot.exception is not None:
         return None
-    return Finding(Cause.LEARNING_RATE, "likely", tuple(evidence), _for_rate(snapshot, loss))
+    one = outlier(snapshot)
+    history = snapshot.history if one is None else snapshot.history.until(one.step)
+    loss, module = loss_growth(history), first_growing_module(history)
+    update = swamped(snapshot) if one is None else None
+    grown = [told("loss", loss, history)] if loss is not None and loss.last / loss.first > _MILLION else []
+    if module is not None and module[1].last / module[1].first > _MILLION:
+        grown.append(told(f"the output of {module[0] or 'the model'}", module[1], history))
+    if not grown and update is None:
+        return None
+    first = [told_update(update, snapshot.optimizer)] if update is not None and snapshot.optimizer is not None else []
+    evidence = (*first, *grown, *told_leap(snapshot), *(known_of(snapshot.origin) if snapshot.origin else ()))
+    return Finding(Cause.LEARNING_RATE, "likely", (*evidence, *_early(snapshot)), _for_rate(snapshot, loss))
 
 
 def exploding_gradient(snapshot: Snapshot) -> Finding | None:
@@ -113,9 +119,15 @@ def _through_depth(snapshot: Snapshot) -> Explosion | None:
         return None
     found = explosion(snapshot)
     if found is not None:
-        return found if found.bounded is not None else None
+        return found if found.bounded is not None or _owed_to_no_update(snapshot, found) else None
     over = gradient_norm_growth(snapshot.history)
     return explosion_over_steps(snapshot, over) if over is not None else None
+
+
+def _owed_to_no_update(snapshot: Snapshot, found: Explosion) -> bool:
+    """Whether the gradient grew a million-fold at weights that no large update had touched."""
+    grown = found.through.growth
+    return grown.last / grown.first > _MILLION and large_before(snapshot, found.through.step) is False
 
 
 def _module(snapshot: Snapshot) -> Growth | None:

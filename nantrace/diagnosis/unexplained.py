@@ -59,35 +59,38 @@ def _seen_live(origin: Origin | None) -> tuple[str, ...]:
 def undetermined(snapshot: Snapshot) -> Finding:
     """No rule has evidence: say what is known, and nothing more."""
     origin, symptom = snapshot.origin, snapshot.symptom
-    evidence = []
+    evidence = known_of(origin) if origin is not None else []
     if origin is None:
         where = f" {symptom.name}" if symptom.name else ""
         evidence.append(
             f"the {symptom.kind}{where} is not finite in step {snapshot.step}; which op made it is not known"
         )
-    else:
-        if origin.example is not None:
-            told = ", ".join(
-                f"{found.name}{show_index(found.index)} = {show(found.value)}"
-                for found in origin.example.operands
-                if found.value is not None
-            )
-            made = f"{place(origin.example)} = {show(origin.example.value)}"
-            evidence.append(f"{origin.op} made {made}" + (f" of {told}" if told else ""))
-        for found in origin.outputs:
-            if found.nonfinite:
-                evidence.append(
-                    f"{found.nonfinite} of {plural(found.numel, 'value')} that {origin.op} made are not finite"
-                )
-        for found in origin.inputs:
-            if found.min is not None and found.max is not None:
-                evidence.append(
-                    f"{found.name or 'an input'} ({found.dtype}) goes from {show(found.min)} to {show(found.max)}"
-                    + (f", {found.nonfinite} of {found.numel} not finite" if found.nonfinite else "")
-                )
     evidence += list(snapshot.replay.reasons)
     advice = () if origin is None or origin.example is not None else (_see_more(),)
     return Finding(Cause.UNDETERMINED, "undetermined", tuple(evidence) or ("nothing is known of the step",), advice)
+
+
+def known_of(origin: Origin) -> list[str]:
+    """What the op made of what, without a conclusion."""
+    evidence = []
+    if origin.example is not None:
+        told = ", ".join(
+            f"{found.name}{show_index(found.index)} = {show(found.value)}"
+            for found in origin.example.operands
+            if found.value is not None
+        )
+        made = f"{place(origin.example)} = {show(origin.example.value)}"
+        evidence.append(f"{origin.op} made {made}" + (f" of {told}" if told else ""))
+    for found in origin.outputs:
+        if found.nonfinite:
+            evidence.append(f"{found.nonfinite} of {plural(found.numel, 'value')} that {origin.op} made are not finite")
+    for found in origin.inputs:
+        if found.min is not None and found.max is not None:
+            evidence.append(
+                f"{found.name or 'an input'} ({found.dtype}) goes from {show(found.min)} to {show(found.max)}"
+                + (f", {found.nonfinite} of {found.numel} not finite" if found.nonfinite else "")
+            )
+    return evidence
 
 
 def _see_more() -> Remedy:

@@ -15,6 +15,7 @@ from .numbers import number, show
 
 SGD_RATIO = 0.1  # updates as large as this, step after step, throw the weights about; healthy ones are near 0.001
 ADAM_RATIO = 1.0  # a few large steps do Adam no harm: each is a fraction of this
+REPLACED = 1.0  # an update as long as the weights leaves nothing of what they were
 _RECENT = 10  # steps
 _SWAMPED = 1e3  # an update as long as this that makes up the weights
 _LEAP = 1e3  # times larger outputs or weights
@@ -85,7 +86,7 @@ def swamped(snapshot: Snapshot) -> Update | None:
         return None
     if known[-1].before is None:
         return known[-1] if _is_what_it_moved(known[-1], _largest_parameter(snapshot)) else None
-    first = next((update for update in known if update.ratio >= 1), None)
+    first = next((update for update in known if update.ratio >= REPLACED), None)
     if first is None or not (_outputs_leapt(snapshot) or _weights_leapt(snapshot, known)):
         return None
     return first
@@ -149,8 +150,21 @@ def _is_what_it_moved(update: Update, parameter: float | None) -> bool:
     return 0.01 * update.moved <= parameter <= 2 * update.moved
 
 
+def told_leap(snapshot: Snapshot) -> tuple[str, ...]:
+    """How the outputs stand to those of the first recorded step, where they are out of all proportion."""
+    if not _outputs_leapt(snapshot):
+        return ()
+    first = snapshot.history.steps[0].step
+    before, after = largest_output(snapshot, first), largest_output(snapshot, snapshot.step)
+    if before is None or after is None or not isfinite(after):
+        return ()
+    return (f"the largest output was {show(before)} in step {first} and is {show(after)} in step {snapshot.step}",)
+
+
 def _outputs_leapt(snapshot: Snapshot) -> bool:
     """Whether the failing step's outputs are out of all proportion to those of the first one."""
+    if not snapshot.history.steps:
+        return False
     first = snapshot.history.steps[0].step
     before, after = largest_output(snapshot, first), largest_output(snapshot, snapshot.step)
     return before is not None and after is not None and not after <= _LEAP * before

@@ -117,6 +117,19 @@ def test_one_batch_that_threw_the_weights_off_is_told_and_clipped(at: int) -> No
     assert stable([value for step, value in enumerate(losses) if step != at])
 
 
+@pytest.mark.parametrize("at", [1, 30])
+def test_one_batch_that_ruined_the_weights_is_not_the_learning_rate(at: int) -> None:
+    """Its one update was longer than the weights by far, and what came after grew step by step: still the batch."""
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        return next_token(model, step) * (1e9 if step == at else 1.0)
+
+    report = Training(Transformer, loss, sgd(0.02), steps=40).report()
+
+    assert report.cause is not Cause.LEARNING_RATE
+    assert Cause.LEARNING_RATE not in report.diagnosis.also
+
+
 @pytest.mark.parametrize("activation", [torch.relu, torch.sin])
 @pytest.mark.parametrize("rate", [1e-3, 0.1])
 def test_a_recurrence_that_multiplies_is_no_learning_rate(activation: object, rate: float) -> None:

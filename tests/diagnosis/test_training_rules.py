@@ -7,10 +7,24 @@ from dataclasses import replace
 import pytest
 
 from nantrace.diagnosis import diagnose
-from nantrace.model import Cause, Edge, Example, OperandValue, OptimizerFacts, Origin, Snapshot, Symptom
+from nantrace.model import Cause, Edge, Example, History, OperandValue, OptimizerFacts, Origin, Snapshot, Symptom
 
-from .builders import INF, NAN, derivative, event, history, op, pointwise, remedy_text, snapshot, source, tensor
+from .builders import (
+    INF,
+    NAN,
+    derivative,
+    element,
+    event,
+    history,
+    op,
+    pointwise,
+    remedy_text,
+    snapshot,
+    source,
+    tensor,
+)
 
+OUTPUTS = [event(step, value) for step, value in enumerate([1.0, 4.0, 4e5, 1e22])]
 DIVERGING = [0.5, 0.6, 1.2, 12.0, 130.0, 1.4e3, 1.5e4, 1.6e5, INF]
 
 
@@ -67,6 +81,70 @@ def test_one_huge_sgd_update_is_the_learning_rate() -> None:
 
     assert diagnosis.cause is Cause.LEARNING_RATE
     assert "lr * gradient norm = 1e+06 * 5e+13 = 5e+19" in diagnosis.evidence[0]
+
+
+def with_weights(recorded: History, norms: list[float]) -> History:
+    """The same steps, with the norm of the weights before each update."""
+    steps = zip(recorded.steps, norms, strict=True)
+    return replace(recorded, steps=tuple(replace(step, weight_norm=norm) for step, norm in steps))
+
+
+@pytest.mark.parametrize(
+    ("weights", "cause"), [([4.9, 8.4, 672.0, 4e10], Cause.LEARNING_RATE), ([1e3, 1e3, 2e3, 4e10], Cause.OVERFLOW)]
+)
+def test_a_gradient_that_jumps_at_replaced_weights_is_no_bad_batch(weights: list[float], cause: Cause) -> None:
+    """An update as long as the weights came before the jump, or a healthy one did: that tells two causes apart."""
+    recorded = history([15.0, 94.0, 3e11, INF], [2.2, 225.0, 1.4e10, None], lr=3.0, events=OUTPUTS)
+    origin = pointwise("square", INF, self=1e22)
+    facts = OptimizerFacts("SGD", {"lr": 3.0})
+    found = diagnose(snapshot(origin, step=3, history=with_weights(recorded, weights), optimizer=facts))
+
+    assert found.cause is cause
+
+
+def test_one_update_that_left_nothing_of_the_weights_is_the_learning_rate() -> None:
+    """The first step already: no growth to see, and an op fails of which no rule knows why."""
+    origin = derivative("scaled_dot_product_flash_attention", NAN, grad=1e-3, query=-5e5, key=-1e5)
+    recorded = history([3.3, 1.4e7], [1.3, None], lr=5e4, events=[event(0, 3.0), event(1, 1.4e7)])
+    facts = OptimizerFacts("SGD", {"lr": 5e4})
+    failing = snapshot(origin, "backward", step=1, history=with_weights(recorded, [33.0, 6.5e4]), optimizer=facts)
+    small = replace(failing, history=with_weights(recorded, [1e9, 1e9]))
+
+    found = diagnose(failing)
+
+    assert (found.cause, found.confidence) == (Cause.LEARNING_RATE, "likely")
+    assert "the update of step 0 was 2e+03 times as long as the weights themselves" in found.evidence[0]
+    assert "the largest output was 3 in step 0 and is 1.4e+07 in step 1" in found.evidence
+    assert diagnose(small).cause is Cause.UNDETERMINED
+
+
+def test_two_gradients_whose_sum_overflows_are_told() -> None:
+    """Where a value was used twice: both gradients were read, and their sum is past the end of the dtype."""
+    origin = Origin(
+        "t",
+        "layer",
+        example=Example((13, 3), -INF, (element("grad", -3.384e38, (13, 3)), element("grad", -4.633e36, (13, 3)))),
+        id=90,
+        derivative=True,
+    )
+    added = op(90, "add", outputs=[tensor(-INF, 1.0)], phase="backward")
+    diagnosis = diagnose(snapshot(origin, "backward", ops=(added,)))
+
+    assert (diagnosis.cause, diagnosis.confidence) == (Cause.OVERFLOW, "certain")
+    assert "-3.384e+38 and -4.633e+36, make -3.43e+38" in diagnosis.evidence[0]
+
+
+def test_a_gradient_that_grew_a_million_fold_at_untouched_weights_explodes() -> None:
+    """In the very first step, whose forward values were large already: no update can be to blame."""
+    origin = derivative("mul", INF, grad=3e38, self=40.0, other=30.0)
+    through = tuple(op(i, "mm", outputs=[tensor(10.0**i)], phase="backward") for i in range(18, 38))
+    events = [event(0, 7e18, "layer")]
+    facts = OptimizerFacts("SGD", {"lr": 0.01})
+    first = snapshot(
+        origin, "backward", step=0, ops=through, optimizer=facts, history=history([3e36], lr=0.01, events=events)
+    )
+
+    assert diagnose(first).cause is Cause.EXPLODING_GRADIENT
 
 
 def test_a_gradient_that_grows_through_depth_explodes() -> None:

@@ -48,7 +48,7 @@ class Case:
             return "" if ended.finite else "not finite, and no report"
         if self.healthy:
             return "a healthy run was stopped"
-        if ended.report.step == 0 and ended.report.phase == "forward" and ended.cause == "overflow":
+        if ended.report.step == 0 and ended.report.phase in ("forward", "loss") and ended.cause == "overflow":
             return ""  # before anything was learned: the start itself leads out of the range
         return "" if ended.cause in DIVERGED else f"told as {ended.cause}"
 
