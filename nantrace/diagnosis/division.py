@@ -27,7 +27,7 @@ from .reading import (
     summary,
     upstream,
 )
-from .rewriting import atom, operand_text, submodule
+from .rewriting import atom, operand_text, submodule, target
 
 QUOTIENTS = ("div", "true_divide", "divide", "floor_divide", "remainder", "fmod")
 _NORMS = ("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "cudnn_batch_norm", "fused_rms_norm")
@@ -224,7 +224,9 @@ def _clamped(snapshot: Snapshot, origin: Origin, position: int, name: str, bound
         )
     else:
         told = f"Keep the denominator away from 0: clamp it to, or add, a small eps such as {bound}."
-    edit = edit_operand(origin, position, "{}.clamp_min(" + bound + ")", f"{text} = {atom(text)}.clamp_min({bound})")
+    edit = edit_operand(
+        origin, position, "{}.clamp_min(" + bound + ")", f"{target(text)} = {atom(text)}.clamp_min({bound})"
+    )
     return edit.remedy(told, change(snapshot, "clamp", name, float(bound), inf))
 
 
@@ -262,7 +264,7 @@ def _plain_number(snapshot: Snapshot, origin: Origin, position: int, name: str) 
     counts = isinstance(origin.arguments.get(name), int)
     bound = "1" if counts else margin(dtype_of(origin))
     text = operand_text(origin, position, "denominator")
-    edit = edit_operand(origin, position, "max({}, " + bound + ")", f"{text} = max({text}, {bound})")
+    edit = edit_operand(origin, position, "max({}, " + bound + ")", f"{target(text)} = max({text}, {bound})")
     told = (
         f"Keep {text} away from 0: give the {'count' if counts else 'schedule or count'} it comes from a lower bound."
     )

@@ -73,7 +73,7 @@ def _multiplies_repeatedly(snapshot: Snapshot, origin: Origin) -> bool:
 
 def _clamp(snapshot: Snapshot, origin: Origin) -> Remedy:
     x, op = operand_text(origin, 0, "x"), id_of(snapshot)
-    low, high = _bounds(origin)
+    low, high = _bounds(snapshot, origin)
     call = f"clamp(max={high:g})" if low == -inf else f"clamp({low:g}, {high:g})"
     edit = _with_operand(spot_of(origin), "{}." + call)
     return _remedy(
@@ -84,8 +84,10 @@ def _clamp(snapshot: Snapshot, origin: Origin) -> Remedy:
     )
 
 
-def _bounds(origin: Origin) -> tuple[float, float]:
+def _bounds(snapshot: Snapshot, origin: Origin) -> tuple[float, float]:
     hard = _HARD.get(dtype_of(origin), 20.0)
+    if _multiplies_repeatedly(snapshot, origin):
+        return -inf, _SOFT_REPEATED
     if origin.op in ("sinh", "cosh"):
         return -hard, hard
     if _is_log_variance(origin) and dtype_of(origin) != "float16":

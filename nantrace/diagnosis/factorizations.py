@@ -10,7 +10,7 @@ from .edits import Edit, change, edit_call, edit_operand
 from .finding import Finding
 from .numbers import limits, plural, show, show_index
 from .reading import generated_at, made_nan, makers, summary
-from .rewriting import atom, call_of, operand_text
+from .rewriting import atom, call_of, operand_text, target
 
 _REFUSALS = (
     (re.compile(r"not positive-definite"), "is not positive definite"),
@@ -131,7 +131,7 @@ def _negative_determinant(snapshot: Snapshot, origin: Origin) -> Finding | None:
         edit.remedy("If only the volume matters, take the logarithm of the determinant's magnitude: slogdet."),
         Remedy(
             "If the matrix is a covariance, build it so that it is positive definite: L @ L.T plus a small eps * I.",
-            f"{matrix} = {atom(matrix)} @ {atom(matrix)}.mT + 1e-6 * torch.eye({atom(matrix)}.shape[-1])",
+            f"{target(matrix)} = {atom(matrix)} @ {atom(matrix)}.mT + 1e-6 * torch.eye({atom(matrix)}.shape[-1])",
         ),
     )
     return Finding(Cause.LOG_DOMAIN, "certain" if sign is not None else "likely", (evidence,), advice)
@@ -154,7 +154,7 @@ def jittered(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
     eye = "torch.eye({}.shape[-1], dtype={}.dtype, device={}.device)"
     eye = eye if call is None or "torch." in call.line else "{}.new_ones({}.shape[-1]).diag()"
     template = "{} + " + f"{eps:g} * " + eye
-    edit = edit_operand(origin, 0, template, f"{name} = {template.replace('{}', atom(name))}")
+    edit = edit_operand(origin, 0, template, f"{target(name)} = {template.replace('{}', atom(name))}")
     operand = given.name if given is not None else "A"
     jitter = edit.remedy(
         f"Add a small multiple of the identity, eps * I, to the matrix: {eps:g} is half of the digits of its largest "

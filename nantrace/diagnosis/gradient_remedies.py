@@ -9,7 +9,7 @@ from ..model import Change, Origin, Remedy, Snapshot, Source
 from .edits import Edit, change, edit_bound, edit_operand, frame_of
 from .numbers import inside_one, margin
 from .reading import dtype_of, main_operand, maker, op_by_id, operand, summary
-from .rewriting import Call, atom, call_of, operand_text, parsed, span_of
+from .rewriting import Call, atom, call_of, operand_text, parsed, span_of, target
 from .widening import as_origin
 
 _OF_ONE = ("sqrt", "rsqrt", "pow", "float_power", "log", "log2", "log10", "log1p", "reciprocal")
@@ -75,7 +75,7 @@ def _denominator(snapshot: Snapshot, origin: Origin, eps: str) -> Remedy:
             f"Replace a denominator of 0 by a small eps ({eps}); it has both signs, so a clamp would change the rest."
         )
         return edit.remedy(told, change(snapshot, "nonzero", "other", float(eps)))
-    edit = edit_operand(origin, 1, "{}.clamp_min(" + eps + ")", f"{b} = {atom(b)}.clamp_min({eps})")
+    edit = edit_operand(origin, 1, "{}.clamp_min(" + eps + ")", f"{target(b)} = {atom(b)}.clamp_min({eps})")
     told = f"Clamp the denominator away from 0 with a small eps ({eps})."
     return edit.remedy(told, change(snapshot, "clamp", "other", float(eps), inf))
 
@@ -135,7 +135,7 @@ def separated(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
     """How to keep the eigenvalues or singular values of a matrix apart."""
     a = operand_text(origin, 0, "a")
     template = "{} + " + _SPECTRAL_GAP + " * {}.new_ones({}.shape[-1]).cumsum(0).diag()"
-    edit = edit_operand(origin, 0, template, f"{a} = {template.replace('{}', atom(a))}")
+    edit = edit_operand(origin, 0, template, f"{target(a)} = {template.replace('{}', atom(a))}")
     name = origin.inputs[0].name if origin.inputs else "A"
     square = bool(origin.inputs) and origin.inputs[0].shape[-2:-1] == origin.inputs[0].shape[-1:]
     told = (
@@ -143,7 +143,7 @@ def separated(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
         "matrix, or use only the values, not the vectors, in the loss."
     )
     if not square:
-        return (Remedy(told, f"{a} = {atom(a)} + {_SPECTRAL_GAP} * torch.rand_like({a})"),)
+        return (Remedy(told, f"{target(a)} = {atom(a)} + {_SPECTRAL_GAP} * torch.rand_like({a})"),)
     return (edit.remedy(told, change(snapshot, "spread", name, float(_SPECTRAL_GAP))),)
 
 

@@ -78,15 +78,8 @@ def masked_gradient(snapshot: Snapshot) -> Finding | None:
     elif not local.forward_finite:
         evidence.append("the bad forward value did not reach the loss: something downstream took it out")
     confidence = "certain" if gradient == 0 else "likely"
-    return Finding(
-        Cause.MASKED_GRADIENT,
-        confidence,
-        tuple(evidence),
-        (
-            *root_above(snapshot, origin),
-            *dict.fromkeys((double_where(snapshot, origin), *_for_slope(snapshot, origin))),
-        )[:2],
-    )
+    advice = (*root_above(snapshot, origin), double_where(snapshot, origin), *_for_slope(snapshot, origin))
+    return Finding(Cause.MASKED_GRADIENT, confidence, tuple(evidence), tuple(dict.fromkeys(advice))[:2])
 
 
 def tamed_value(snapshot: Snapshot) -> Finding | None:

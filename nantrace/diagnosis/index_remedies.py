@@ -9,7 +9,7 @@ from .data_remedies import for_parameter
 from .edits import Edit, line_of
 from .keywords import number_replaced, with_keyword
 from .numbers import show
-from .rewriting import is_number, operand_text, parsed
+from .rewriting import is_number, operand_text, parsed, target
 from .spots import Spot, spot_of
 
 
@@ -110,7 +110,7 @@ def _makes_embedding(node: ast.AST) -> bool:
 def _brought_in(text: str, spot: Spot | None, position: int | None, name: str, call: str) -> Remedy:
     edit = spot.with_operand(position, "{}." + call) if spot is not None and position is not None else None
     if edit is None:
-        return Remedy(text, f"{name} = {name}.{call}")
+        return Remedy(text, f"{target(name)} = {name}.{call}")
     return Remedy(text, edit.code, replaces=edit.replaces)
 
 

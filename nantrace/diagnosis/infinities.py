@@ -16,7 +16,7 @@ from .reading import (
     made_nan,
     main_summary,
 )
-from .rewriting import Call, atom, call_of, filled, operand_text
+from .rewriting import Call, atom, call_of, filled, operand_text, target
 
 
 def inf_arithmetic(snapshot: Snapshot) -> Finding | None:
@@ -165,7 +165,7 @@ def _left_out(snapshot: Snapshot, origin: Origin) -> Remedy:
     x = operand_text(origin, 0, "x")
     name = (main_summary(origin) or origin.inputs[0]).name if origin.inputs else "self"
     told = f"Take the masked elements out before the {origin.op} (torch.where, masked_fill): they count as 0 then."
-    snippet = f"{x} = {atom(x)}.masked_fill({atom(x)}.isinf(), 0.0)"
+    snippet = f"{target(x)} = {atom(x)}.masked_fill({atom(x)}.isinf(), 0.0)"
     edit = edit_operand(origin, 0, "{}.masked_fill({}.isinf(), 0.0)", snippet)
     return edit.remedy(told, change(snapshot, "finite", name, 0.0))
 

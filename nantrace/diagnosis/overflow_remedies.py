@@ -11,7 +11,7 @@ from .exponentials import EXPONENTIALS, for_exponential
 from .magnitude import CASTS, Reach
 from .numbers import COARSE, limits, number, show
 from .reading import dtype_of, element, forward_op, operand, summary
-from .rewriting import atom, is_number, operand_text
+from .rewriting import atom, is_number, operand_text, target
 from .spots import spot_of
 from .widening import PRODUCTS, id_of, in_wider, lets_through, where, whole_step
 
@@ -98,7 +98,7 @@ def _clamped(snapshot: Snapshot, origin: Origin, dtype: str) -> list[Remedy]:
     edit = spot.with_operand(position, "{}." + call) if spot is not None else None
     x = operand_text(origin, position, "x")
     change = Change("clamp", op, name, (-float(bound), float(bound)))
-    return [_remedy(scale, edit, f"{x} = {atom(x)}.{call}", change)]
+    return [_remedy(scale, edit, f"{target(x)} = {atom(x)}.{call}", change)]
 
 
 def _operand_name(origin: Origin) -> str | None:
@@ -150,10 +150,10 @@ def _denominator(snapshot: Snapshot, origin: Origin, dtype: str) -> Remedy:
     eps = "1e-2" if dtype == "float16" else "1e-3"
     spot = spot_of(origin)
     if below is None or below.min is None or below.min < 0:
-        return Remedy(text, f"{divisor} = {divisor}.sign() * {atom(divisor)}.abs().clamp_min({eps})")
+        return Remedy(text, f"{target(divisor)} = {divisor}.sign() * {atom(divisor)}.abs().clamp_min({eps})")
     edit = spot.with_operand(position, "{}.clamp_min(" + eps + ")") if spot is not None else None
     change = Change("clamp", op, name, (float(eps), inf)) if op is not None else None
-    return _remedy(text, edit, f"{divisor} = {atom(divisor)}.clamp_min({eps})", change)
+    return _remedy(text, edit, f"{target(divisor)} = {atom(divisor)}.clamp_min({eps})", change)
 
 
 def _for_cast(snapshot: Snapshot, origin: Origin, dtype: str) -> list[Remedy]:
@@ -239,7 +239,7 @@ def _for_mask(snapshot: Snapshot, origin: Origin, dtype: str) -> list[Remedy]:
     )
     change = Change("clamp", op, name, (lowest, inf)) if op is not None else None
     edit = spot.with_operand(position, "{}." + call) if spot is not None else None
-    half = _remedy(text, edit, f"{mask} = {atom(mask)}.{call}", change)
+    half = _remedy(text, edit, f"{target(mask)} = {atom(mask)}.{call}", change)
     if dtype not in COARSE:
         return [half]
     wide = in_wider(snapshot, origin, "float32")

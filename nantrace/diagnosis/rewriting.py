@@ -125,6 +125,15 @@ def operand_text(origin: Origin, position: int, otherwise: str) -> str:
     return (call.operand(position) if call is not None else None) or otherwise
 
 
+def target(text: str, otherwise: str = "x") -> str:
+    """The operand's text where it can be assigned to, else a name for it."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return otherwise
+    return text if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)) else otherwise
+
+
 def submodule(path: str) -> str:
     """A module of the model as code gets it: "blocks.0.norm" is model.blocks[0].norm."""
     parts = path.split(".") if path else []

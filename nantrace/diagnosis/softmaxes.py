@@ -23,7 +23,7 @@ from .reading import (
     summary,
     upstream,
 )
-from .rewriting import atom, call_at, call_of, operand_text, span_of
+from .rewriting import atom, call_at, call_of, operand_text, span_of, target
 
 _SOFTMAXES = ("softmax", "log_softmax", "safe_softmax", "masked_softmax", "sparse_softmax", "softmin", "gumbel_softmax")
 _MASK_ARGUMENTS = ("key_padding_mask", "src_key_padding_mask", "memory_key_padding_mask", "tgt_key_padding_mask")
@@ -113,7 +113,7 @@ def _for_row(snapshot: Snapshot, origin: Origin) -> tuple[Remedy, ...]:
             origin,
             0,
             "{}.clamp_min(torch.finfo({}.dtype).min)",
-            f"{scores} = {atom(scores)}.masked_fill(pad, {lowest})",
+            f"{target(scores)} = {atom(scores)}.masked_fill(pad, {lowest})",
         ).remedy(
             "Or mask with a large finite number: the row becomes uniform instead of NaN; zero its result afterwards.",
             change(snapshot, "clamp", "self", -end.max, inf) if end is not None else None,

@@ -88,11 +88,10 @@ def _source(snapshot: Snapshot, first: str, ends: Ends) -> str:
     source = snapshot.source_value
     assert source is not None
     held = f"{numbers.shape(source.summary)}, {holding(source.summary)}"
-    spelled = f"{name(source_name(snapshot), 36)}{numbers.element(source.index)} = {numbers.number(source.value)}"
+    called = source_name(snapshot)
+    spelled = f"{name(called, 36)}{numbers.element(source.index)} = {numbers.number(source.value)}"
     lines = ("ORIGIN: not finite when it came in", spelled, held)
-    ends.boxes.append(
-        Box("source", f"{source.kind} {name(source_name(snapshot), 40)}", lines, look="generated", origin=True)
-    )
+    ends.boxes.append(Box("source", f"{source.kind} {name(called, 40)}", lines, look="generated", origin=True))
     if first:
         ends.links.append(Link("source", first, (), kind_of(source.summary)))
     return first or "source"

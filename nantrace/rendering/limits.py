@@ -23,3 +23,4 @@ ROOMY = Limits()
 TIGHT = Limits(
     context=0, operands=4, evidence=2, trend=False, path_head=3, path_tail=2, remedies=2, remedy_code=4
 )  # for a report that would not fit its screen
+TIGHTEST = Limits(context=0, operands=3, evidence=2, trend=False, path_head=2, path_tail=1, remedies=1, remedy_code=4)

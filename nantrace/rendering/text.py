@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .harmless import encodable
 from .layout import Line, lay_out
-from .limits import ROOMY, TIGHT, Limits
+from .limits import ROOMY, TIGHT, TIGHTEST, Limits
 from .story import Story
 from .style import COLOUR, COLOUR_ASCII, PLAIN, Glyphs
 from .telling import tell
@@ -49,9 +49,11 @@ def story_of(report: Report, limits: Limits = ROOMY) -> Story:
 
 def _screen(report: Report, width: int, glyphs: Glyphs) -> list[Line]:
     """The lines of the report; with less of everything where they would not fit one screen."""
-    lines = list(lay_out(story_of(report), width, glyphs))
-    if len(lines) > _SCREEN:
-        lines = list(lay_out(story_of(report, TIGHT), width, glyphs))
+    lines: list[Line] = []
+    for limits in (ROOMY, TIGHT, TIGHTEST):
+        lines = list(lay_out(story_of(report, limits), width, glyphs))
+        if len(lines) <= _SCREEN:
+            break
     return lines
 
 
