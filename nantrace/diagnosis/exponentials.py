@@ -8,6 +8,8 @@ from math import exp, inf
 
 from ..model import Change, Op, Origin, Remedy, Snapshot
 from .edits import Edit, line_of
+from .growth import healthy_gradient_norm
+from .rates import clipping
 from .reading import dtype_of, forward_op, maker, readers
 from .rewriting import atom, operand_text, parsed
 from .spots import Spot, spot_of
@@ -37,7 +39,18 @@ def for_exponential(snapshot: Snapshot, origin: Origin) -> list[Remedy]:
         return [*_where_made(snapshot, origin), _clamp(snapshot, origin)]
     if _is_scalar(origin):
         return [_clamp(snapshot, origin), _tanh(snapshot, origin)]
+    if _multiplies_repeatedly(snapshot, origin):
+        return [_tanh(snapshot, origin), _clipped(snapshot), _clamp(snapshot, origin)]
     return [_tanh(snapshot, origin), _clamp(snapshot, origin), _softmax(origin)]
+
+
+def _clipped(snapshot: Snapshot) -> Remedy:
+    """What a bound on the factors leaves: the step is finite, and its gradient out of line."""
+    clip = clipping(snapshot, healthy_gradient_norm(snapshot.history))
+    text = clip.text.removesuffix(".").replace("Clip", "And clip", 1)
+    return Remedy(
+        f"{text}: a batch like this one has a finite gradient then, but one that throws the weights.", clip.code
+    )
 
 
 def _tanh(snapshot: Snapshot, origin: Origin) -> Remedy:

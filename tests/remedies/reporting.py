@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nantrace
 from nantrace.model import Remedy
@@ -30,12 +32,36 @@ def report_on(failure: Failure) -> nantrace.Report:
     raise AssertionError(f"{failure.name} trained without an anomaly")
 
 
-def trains_on(failure: Failure, remedy: Remedy, folder: Path) -> None:
-    """The program with the edit in its file, imported anew and trained under a watch: it must end, and be finite."""
+def trains_on(failure: Failure, remedy: Remedy, folder: Path, clip: float | None = None) -> None:
+    """The program with the edit in its file, imported anew and trained under a watch: it must end, and be finite.
+
+    `clip` is the bound that the gradient norm is clipped to before every step of an optimizer.
+    """
     path = program_file(failure)
     changed = folder / f"{path.stem}_edited.py"
     changed.write_text(edited(path, remedy))
-    _train(getattr(_imported(changed), failure.name))
+    with _clipped(clip):
+        _train(getattr(_imported(changed), failure.name))
+
+
+def bound_on_the_gradient(report: nantrace.Report) -> float | None:
+    """What the report says that the gradient norm should be clipped to besides, where it does."""
+    found = [re.search(r"clip_grad_norm_\(.*max_norm=(\S+)\)", remedy.code or "") for remedy in report.remedies]
+    return next((float(match[1]) for match in found if match is not None), None)
+
+
+@contextmanager
+def _clipped(bound: float | None) -> Iterator[None]:
+    def clip(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if bound is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, bound)
+
+    hook = register_optimizer_step_pre_hook(clip)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def program_file(failure: Failure) -> Path:

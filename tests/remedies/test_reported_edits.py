@@ -12,7 +12,7 @@ import nantrace
 
 from ..reported import test_reported  # registers all programs
 from ..reported.cases import PROGRAMS, Failure
-from .reporting import in_own_file, report_on, trains_on
+from .reporting import bound_on_the_gradient, in_own_file, report_on, trains_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -33,10 +33,14 @@ def _by_name(failures: list[Failure]) -> list[Any]:
 
 @pytest.mark.parametrize("failure", _by_name(PROGRAMS.failures))
 def test_a_verified_edit_of_the_line_trains_on(failure: Failure, tmp_path: Path) -> None:
-    """Whatever edit the report calls verified, the whole training stays finite with it: no anomaly in any step."""
-    for remedy in report_of(failure).remedies:
+    """Whatever edit the report calls verified, the whole training stays finite with it: no anomaly in any step.
+
+    Where the report says to clip the gradient besides, both are done.
+    """
+    report = report_of(failure)
+    for remedy in report.remedies:
         if remedy.verified and in_own_file(failure, remedy):
-            trains_on(failure, remedy, tmp_path)
+            trains_on(failure, remedy, tmp_path, bound_on_the_gradient(report))
 
 
 def test_most_programs_with_a_tried_remedy_show_a_verified_one() -> None:
