@@ -94,14 +94,24 @@ def _in_custom_backward(snapshot: Snapshot, origin: Origin, op: str) -> tuple[Re
     divides = made is not None and made.phase == "backward" and made.name in ("div", "true_divide")
     # The derivative is the user's own code, so the op to change is the one that the backward ran.
     tried = Change("clamp", made.id, "other", (1e-6, inf)) if divides and made is not None else None
+    if origin.source is not None and ".apply(" not in origin.source.code:
+        return (_beside_zero(snapshot, origin, op),)
     within = Remedy(
-        f"Keep the derivative finite at zero: in the backward of {op}, clamp the divisor (such as sqrt(|x|)) to "
+        f"Keep the derivative finite at zero: in the backward of {op}, clamp what it divides by (such as sqrt(|x|)) to "
         "a small eps.",
-        "return grad / (2 * x.abs().sqrt()).clamp_min(1e-6)  # in backward",
+        "return grad / divisor.clamp_min(1e-6)  # in backward",
         change=tried,
     )
     before = _before_apply(origin)
     return (within, before) if before is not None else (within,)
+
+
+def _beside_zero(snapshot: Snapshot, origin: Origin, op: str) -> Remedy:
+    """A function of torch whose derivative divides by its operand: no user can mend it inside."""
+    x = operand_text(origin, 0, "x")
+    edit = edit_operand(origin, 0, "{}.where({} != 0, 1e-3)", f"{target(x)} = {atom(x)}.where({x} != 0, 1e-3)")
+    told = f"Fill the exact zeros before {op} with a small eps: its derivative divides by its operand."
+    return edit.remedy(told, change(snapshot, "nonzero", "self", 1e-3))
 
 
 def _before_apply(origin: Origin) -> Remedy | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import inf, log
 
@@ -10,7 +11,7 @@ from .division import denominator
 from .dtypes import finer, would_keep
 from .edits import Edit
 from .exponentials import for_exponential
-from .keywords import number_replaced
+from .keywords import keyword_edit, number_replaced
 from .numbers import COARSE, inside_one, limits, number, show
 from .reading import dtype_of, forward_op, makers
 from .rewriting import is_number
@@ -18,6 +19,7 @@ from .spots import Spot, spot_of, spot_of_op
 from .widening import as_origin, in_wider, where
 
 _DIVIDING = frozenset({"div", "true_divide", "reciprocal"})
+_EPS_TAKEN = re.compile(r"^(torch\.nn\.functional|nn\.functional|functional|F)\.(normalize|cosine_similarity)\(")
 _BOUNDS = {"min": 1, "max": 2}  # where they stand in clamp(x, min, max)
 
 
@@ -38,11 +40,16 @@ def for_eps(snapshot: Snapshot, origin: Origin, op: Op, name: str) -> tuple[Reme
     text = f"Use an eps that {dtype} can hold{told}, such as {gap}."
     edit = _literal(op, name, number(op.arguments.get(name)), gap)
     change = Change("argument", op.id, name, (value,))
-    if edit is None:
-        advice = Remedy(text, f"eps = {gap}", change=change)
-    else:
-        advice = Remedy(text, edit.code, change=change, replaces=edit.replaces)
-    return (advice, *_in_finer(snapshot, op, dtype, 1 - value if top else None))
+    advice = edit or keyword_edit(origin, "eps", gap, f"eps = {gap}") if _takes_eps(origin) else edit
+    return (
+        (advice or Edit(f"eps = {gap}")).remedy(text, change),
+        *_in_finer(snapshot, op, dtype, 1 - value if top else None),
+    )
+
+
+def _takes_eps(origin: Origin) -> bool:
+    """Whether the line calls a function that has the eps as an argument of its own."""
+    return origin.source is not None and _EPS_TAKEN.search(origin.source.expression) is not None
 
 
 def for_underflow(snapshot: Snapshot, origin: Origin, op: Op) -> tuple[Remedy, ...]:
