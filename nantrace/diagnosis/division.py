@@ -185,10 +185,14 @@ def division_remedies(snapshot: Snapshot, origin: Origin, name: str) -> tuple[Re
         advice = [
             _under_the_root(snapshot, origin, name)
             or _clamped(snapshot, origin, position, name, margin(dtype_of(origin))),
-            Remedy(
-                f"Or leave out what has nothing to divide by: an empty group, mask or constant row where {text} is 0."
-            ),
         ]
+        if snapshot.phase != "optimizer":
+            advice.append(
+                Remedy(
+                    "Or leave out what has nothing to divide by: an empty group, mask or constant row where "
+                    f"{text} is 0."
+                )
+            )
     if {"norm", "linalg_vector_norm"} & set(made):
         advice.insert(1, Remedy("To normalise a vector, F.normalize has the eps built in.", "F.normalize(x, dim=-1)"))
     return tuple(advice)

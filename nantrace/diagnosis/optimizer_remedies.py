@@ -59,6 +59,16 @@ def for_large_update(snapshot: Snapshot, facts: OptimizerFacts, rate: float, siz
     return (slower, clipped.remedy(words, change))
 
 
+def uncentered(facts: OptimizerFacts) -> Remedy:
+    """The plain form of an optimizer that subtracts the squared mean gradient."""
+    edit = with_keyword(facts.made, facts.type, "centered", "False")
+    text = (
+        "Use centered=False: eps is added after the root, so it cannot help; or an alpha nearer to 1, so that the two "
+        "averages differ."
+    )
+    return (edit or Edit(f"{facts.type}(model.parameters(), centered=False)")).remedy(text)
+
+
 def _setting(facts: OptimizerFacts, name: str, value: str, text: str, snippet: str) -> Remedy:
     change = Change("setting", name=name, values=(float(value),))
     edit = with_keyword(facts.made, facts.type, name, value)

@@ -9,7 +9,7 @@ from .division import zero_division
 from .dtypes import would_hold, would_keep
 from .finding import Finding
 from .numbers import limits, log_of, number, rounded, show, show_index, show_limit, show_power
-from .optimizer_remedies import for_broken_setting, for_eps, for_large_update
+from .optimizer_remedies import for_broken_setting, for_eps, for_large_update, uncentered
 from .reading import dtype_of, element, operand
 from .updates import divides
 
@@ -95,6 +95,9 @@ def optimizer(snapshot: Snapshot) -> Finding | None:
         return Finding(Cause.OPTIMIZER, "certain", (text,), (advice,))
     if gradient is None:
         return None
+    spread = _cancelled_variance(origin, facts)
+    if spread is not None:
+        return Finding(Cause.OPTIMIZER, "likely", (f"at {where}, {spread}", *_states(origin)), (uncentered(facts),))
     settings = ", ".join(f"{name}={value}" for name, value in facts.settings.items())
     text = f"{facts.type}({settings}) made {where} non-finite of the finite gradient {show(gradient)}"
     advice = Remedy(
@@ -135,6 +138,20 @@ def update_overflow(snapshot: Snapshot) -> Finding | None:
     advice = for_large_update(snapshot, facts, rate, abs(direction) or 1.0)
     held = would_hold(power, dtype)
     return Finding(Cause.OVERFLOW, "certain", (text, held) if held is not None else (text,), advice)
+
+
+def _cancelled_variance(origin: Origin, facts: OptimizerFacts) -> str | None:
+    """The variance of a centered RMSprop where rounding has eaten it: its root is NaN, before eps is added."""
+    square, mean = element(origin, "square_avg"), element(origin, "grad_avg")
+    grain = limits(facts.parameter_dtype or dtype_of(origin))
+    if not facts.settings.get("centered") or square is None or mean is None or grain is None:
+        return None
+    if square - mean**2 > 16 * grain.eps * abs(square):
+        return None
+    return (
+        f"square_avg - grad_avg ** 2 = {show(square)} - ({show(mean)}) ** 2 is 0 but for rounding, and where it comes "
+        "out negative its root is NaN"
+    )
 
 
 _INFINITE = (float("inf"), float("-inf"))

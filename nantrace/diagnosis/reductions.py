@@ -75,7 +75,7 @@ def empty_reduction(snapshot: Snapshot) -> Finding | None:
     correction = 1.0 if correction is None else correction
     if origin.op in _DEVIATIONS and certain and size is not None and size - correction <= 0:
         text = equation(
-            origin, f"{origin.op} of {plural(size, 'element')}: it divides by {size} - {show(correction)} = 0"
+            origin, f"{origin.op} of {plural(size, 'element')} (it divides by {size} - {show(correction)} = 0)"
         )
         return Finding(Cause.EMPTY_REDUCTION, "certain", (text,), for_one_element(snapshot, origin, size))
     return None

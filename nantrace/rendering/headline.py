@@ -44,6 +44,9 @@ def headline(snapshot: Snapshot, diagnosis: Diagnosis) -> Headline:
     return Headline("non-finite" if value == "?" else value, text + step, _pointer(snapshot))
 
 
+_DEVIATIONS = ("std", "var", "std_mean", "var_mean")
+
+
 def born_of(origin: Origin, cause: Cause) -> str:
     """What the op did: `log of 0`, `0 / 0`, `exp of 120.0 overflows`, `the derivative of sqrt at 0`."""
     op = name(origin.op)
@@ -53,7 +56,7 @@ def born_of(origin: Origin, cause: Cause) -> str:
     if cause is Cause.MASKED_SOFTMAX:
         return f"{op} of a row that is all -inf"
     if cause is Cause.EMPTY_REDUCTION:
-        return f"{op} of nothing"
+        return f"{op} of too few elements" if op in _DEVIATIONS else f"{op} of nothing"
     if cause is Cause.INDEXING:
         return f"{op} reads a value that is not finite"
     too_large = cause in (Cause.OVERFLOW, Cause.LEARNING_RATE, Cause.EXPLODING_GRADIENT)
