@@ -11,6 +11,7 @@ from .numbers import plural, show
 from .updates import REPLACED, large_before, largest_output, updates
 
 _TIMES = 100.0  # the usual gradient norm
+_LEAST_KNOWN = 5  # steps that make a norm usual, where what came before them is no longer recorded
 _SAME_OUTPUTS = 10.0  # times those of the steps before: the weights were still what they had been
 
 
@@ -39,7 +40,8 @@ def outlier(snapshot: Snapshot) -> Outlier | None:
         for step in snapshot.history.steps
         if step.step < snapshot.step and step.grad_norm is not None and isfinite(step.grad_norm)
     ]
-    for position, (step, norm) in enumerate(norms[1:], start=1):
+    least = _LEAST_KNOWN if snapshot.history.evicted_steps else 1
+    for position, (step, norm) in enumerate(norms[least:], start=least):
         usual = median(known for _, known in norms[:position])
         if 0 < usual * _TIMES <= norm:
             found = Outlier(step, norm, usual, position)

@@ -40,8 +40,11 @@ def raw_stack(frame: FrameType | None) -> RawStack:
 
 
 def raw_stack_here(skip: int = 1) -> RawStack:
-    """The stack of the caller's caller (`skip` frames up), innermost first."""
-    return raw_stack(sys._getframe(skip + 1))
+    """The stack of the caller's caller (`skip` frames up), innermost first; the outermost frame where it ends below."""
+    try:
+        return raw_stack(sys._getframe(skip + 1))
+    except ValueError:  # called from the top of a script: there are fewer frames
+        return raw_stack(sys._getframe(1))[-1:]
 
 
 def is_torch(code: CodeType) -> bool:

@@ -102,6 +102,19 @@ def test_a_gradient_that_jumps_at_replaced_weights_is_no_bad_batch(weights: list
     assert found.cause is cause
 
 
+@pytest.mark.parametrize(("evicted", "cause"), [(15, Cause.LEARNING_RATE), (0, Cause.OVERFLOW)])
+def test_one_step_that_the_ring_kept_makes_no_usual_gradient(evicted: int, cause: Cause) -> None:
+    """A gradient that stands out against one step is a bad batch at the start of a run, not in the midst of one."""
+    losses = [1.2e7 * 10.0**step for step in range(12)]
+    recorded = history([*losses, INF], [1.2e4, 1.3e6, *[2e4] * 10, None], lr=1e-9, evicted=evicted)
+    facts = OptimizerFacts("SGD", {"lr": 1e-9})
+    weighed = with_weights(recorded, [1e5] * 13)
+
+    found = diagnose(snapshot(pointwise("square", INF, self=1e22), step=evicted + 12, history=weighed, optimizer=facts))
+
+    assert found.cause is cause
+
+
 def test_one_update_that_left_nothing_of_the_weights_is_the_learning_rate() -> None:
     """The first step already: no growth to see, and an op fails of which no rule knows why."""
     origin = derivative("scaled_dot_product_flash_attention", NAN, grad=1e-3, query=-5e5, key=-1e5)
