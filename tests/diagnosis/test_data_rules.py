@@ -155,8 +155,8 @@ def test_an_attention_that_made_nan_of_masks_alone_is_likely_masked() -> None:
     ("origin", "words"),
     [
         (reduction("mean", []), "mean of 0 elements"),
-        (reduction("std", [3.0]), "std of 1 element, which divides by 1 - 1 = 0"),
-        (reduction("var", [3.0, 4.0], correction=2), "var of 2 elements, which divides by 2 - 2 = 0"),
+        (reduction("std", [3.0]), "std of 1 element (it divides by 1 - 1 = 0)"),
+        (reduction("var", [3.0, 4.0], correction=2), "var of 2 elements (it divides by 2 - 2 = 0)"),
         (reduction("mse_loss", []), "mse_loss of 0 elements"),
     ],
     ids=["mean", "std", "var", "mse_loss"],
